@@ -1,0 +1,126 @@
+"""``python -m atft_model``: train and predict from a panel and a graph, without Dagster."""
+
+import argparse
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from atft_model import settings
+from atft_model.config import PRESETS, from_dict, read_run_file, resolve
+from atft_model.errors import InputError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; bad input ends with one line on stderr and exit code 2."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.command(options)
+    except InputError as error:
+        print(f"atft_model: {error}", file=sys.stderr)
+        return 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m atft_model", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+
+    train = commands.add_parser("train", help="train a model into a run folder")
+    train.add_argument("--panel", type=Path, required=True, help="panel folder")
+    train.add_argument("--graph", type=Path, required=True, help="stock graph folder")
+    train.add_argument("--out", type=Path, required=True, help="run folder to write; its name is "
+                       "the run id")  # fmt: skip
+    train.add_argument("--preset", choices=sorted(PRESETS), help="recipe (default: standard)")
+    train.add_argument("--run-file", type=Path, help="run.toml with settings over the preset")
+    train.add_argument("--resolved", type=Path, help="complete config.json; nothing else applies")
+    train.add_argument("--ledger", type=Path, help="append-only trial ledger to add the run to")
+    train.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
+    train.set_defaults(command=run_train)
+
+    predict = commands.add_parser("predict", help="score validation and test dates with a run")
+    predict.add_argument("--run", type=Path, required=True, help="run folder")
+    predict.add_argument("--panel", type=Path, required=True, help="panel folder")
+    predict.add_argument("--graph", type=Path, required=True, help="stock graph folder")
+    predict.add_argument("--out", type=Path, required=True, help="Parquet file to write")
+    predict.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    predict.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
+    predict.set_defaults(command=run_predict)
+    return parser
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """``train``: settings, then the run, then the ledger."""
+    if options.resolved:
+        config = from_dict(json.loads(options.resolved.read_text()), str(options.resolved))
+    else:
+        layers = [("environment", settings.from_environment())]
+        preset = None
+        if options.run_file:
+            preset, values = read_run_file(options.run_file)
+            layers.append((str(options.run_file), values))
+        config = resolve(options.preset or preset or "standard", layers)
+    die_with_parent(options.die_with_parent)
+    start_logging(options.out / "train.log")
+    # Imported late: bad settings are reported without waiting for torch.
+    from atft_model.run import append_trial, train
+    from atft_model.training.reporter import open_reporter
+
+    with open_reporter() as reporter:
+        record = train(config, options.panel, options.graph, options.out, reporter)
+    if options.ledger:
+        append_trial(options.ledger, record)
+    log = logging.getLogger("atft")
+    log.info(
+        "run %s: best epoch %d of %d, validation rank IC %.4f, weights %s, %.0f s",
+        record["run_id"], record["best_epoch"], record["epochs"],
+        record["best_validation_rank_ic"], record["checkpoint_hash"], record["seconds"],
+    )  # fmt: skip
+    return 0
+
+
+def run_predict(options: argparse.Namespace) -> int:
+    """``predict``: scores to a Parquet file, written whole or not at all."""
+    die_with_parent(options.die_with_parent)
+    start_logging(None)
+    import pyarrow.parquet as pq
+
+    from atft_model.run import predict
+
+    table = predict(options.run, options.panel, options.graph, options.device)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = options.out.with_name(f".{options.out.name}.{os.getpid()}.tmp")
+    pq.write_table(table, temporary)
+    os.replace(temporary, options.out)
+    logging.getLogger("atft").info("%s scores written to %s", f"{len(table):,}", options.out)
+    return 0
+
+
+def start_logging(path: Path | None) -> None:
+    """INFO to the terminal; everything, with times, to the run's log file."""
+    log = logging.getLogger("atft")
+    log.setLevel(logging.DEBUG)
+    terminal = logging.StreamHandler(sys.stdout)
+    terminal.setLevel(logging.INFO)
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(terminal)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(path)
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(file)
+
+
+def die_with_parent(wanted: bool) -> None:
+    """Asks Linux to end this process when the one that started it dies, so no GPU is orphaned."""
+    if wanted and sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,289 @@
+"""Every setting of a training run: one frozen dataclass per component, nested in ``RunConfig``.
+
+This module is light on purpose (no torch): Dagster loads it to show the same fields in the
+Launchpad. The classes say what a setting means; ``PRESETS`` say what a named recipe changes.
+A run's settings are layered, later over earlier: class defaults, preset, environment
+(``settings.py``), run file, explicit run config. Unknown keys fail with the nearest name.
+"""
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from atft_model.errors import InputError
+
+
+def setting(default: Any, doc: str) -> Any:
+    """A dataclass field whose meaning travels with it to the Launchpad and the docs."""
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of ATFT-GAT-FAN."""
+
+    hidden_size: int = setting(64, "Width of every part; 16 to 1024, divisible by `heads`.")
+    heads: int = setting(4, "Attention heads, over time and over the graph.")
+    lookback: int = setting(20, "Trading days in a window, the signal day included.")
+    lstm_layers: int = setting(1, "Layers of the LSTM encoder.")
+    graph_layers: int = setting(1, "Layers of graph attention.")
+    static_size: int = setting(8, "Width of the sector and market embeddings.")
+    dropout: float = setting(0.1, "Dropout inside the gated residual networks.")
+    adaptive_norm: Literal["layer_norm"] = setting(
+        "layer_norm", "Normalization of the projected features before the head."
+    )
+    quantiles: tuple[float, ...] = setting(
+        (0.05, 0.25, 0.5, 0.75, 0.95),
+        "Predicted quantiles, rising, with 0.5 among them: the median is the score.",
+    )
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the loss terms; each term is a mean over valid entries."""
+
+    quantile_weight: float = setting(1.0, "Pinball loss of the scaled, demeaned targets.")
+    rank_weight: float = setting(1.0, "1 - within-date correlation of score and target rank.")
+    variance_penalty_weight: float = setting(
+        0.01, "-log of the score's within-date variance: keeps scores apart."
+    )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with a plateau schedule."""
+
+    learning_rate: float = setting(5e-4, "AdamW's first learning rate.")
+    weight_decay: float = setting(1e-4, "AdamW's decoupled weight decay.")
+    clip_norm: float = setting(1.0, "Largest L2 norm of the whole gradient.")
+    plateau_factor: float = setting(0.5, "Learning rate factor when validation stalls.")
+    plateau_patience: int = setting(3, "Epochs without progress before the rate falls.")
+    plateau_cooldown: int = setting(1, "Epochs of rest after the rate fell.")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long, in what order, on what device."""
+
+    max_epochs: int = setting(40, "Epochs at most.")
+    batch_windows: int = setting(
+        2048, "Windows per step at least; rounded up to runs of whole dates."
+    )
+    run_length: int = setting(8, "Consecutive dates per run: windows in a run share their steps.")
+    max_steps_per_epoch: int | None = setting(
+        None, "Steps per epoch at most, a fresh random share of the runs; null for all."
+    )
+    early_stopping_patience: int = setting(
+        6, "Epochs without a better validation rank IC before training stops; 0 never stops."
+    )
+    seed: int = setting(1337, "Seed of weights, dropout and the order of dates.")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto takes CUDA where it is.")
+    precision: Literal["32", "bf16-mixed"] = setting("32", "Arithmetic of the forward pass.")
+    min_stocks: int = setting(20, "A date with fewer tradable stocks with targets is left out.")
+    max_skipped_share: float = setting(
+        0.05, "Share of non-finite (skipped) steps of an epoch above which the run stops."
+    )
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """What is read while training runs."""
+
+    gradient_monitor: bool = setting(True, "Record gradients per group, tensor and input feature.")
+    every: int = setting(
+        200, "Steps between readings; always fine enough for 20 readings an epoch."
+    )
+    warn_norm: float = setting(1e-7, "A group's gradient norm below this is logged as vanishing.")
+    encoder_hooks: bool = setting(False, "Log [ENCODER-GRAD] lines at the monitor's cadence.")
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """The degeneracy guard: watches the within-date spread of the score per horizon."""
+
+    std_floor: float = setting(1e-6, "Within-date score std below which a horizon has collapsed.")
+    patience: int = setting(3, "Readings in a row below the floor before the head is reset.")
+    reset_scale: float = setting(0.05, "Noise of a reset, as a share of the tensor's own spread.")
+    recovery_readings: int = setting(10, "Readings within which the spread must be back.")
+    max_resets_per_epoch: int = setting(12, "Resets per epoch at most; above 10 a check fails.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All settings of one training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+
+    def __post_init__(self) -> None:
+        check_values(self)
+
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    # The built-in market on two CPU cores, in minutes.
+    "quick": {
+        "model": {"hidden_size": 32},
+        "optimizer": {"learning_rate": 1e-3},
+        "training": {"max_epochs": 8, "early_stopping_patience": 4},
+    },
+    # A real market: the defaults above.
+    "standard": {},
+}
+
+
+def resolve(preset: str, layers: Sequence[tuple[str, Mapping[str, Any]]] = ()) -> RunConfig:
+    """The run config of a preset with layers of overrides, each (where it came from, values).
+
+    Raises:
+        InputError: unknown preset, key or value type; the message names the place.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"unknown preset {preset!r}{_nearest(preset, PRESETS)}")
+    values: dict[str, Any] = {}
+    for where, layer in ((f"preset {preset}", PRESETS[preset]), *layers):
+        _check_keys(RunConfig, layer, where, path="")
+        values = _merge(values, layer)
+    return from_dict(values)
+
+
+def from_dict(values: Mapping[str, Any], where: str = "run config") -> RunConfig:
+    """Rebuilds a config that ``to_dict`` wrote, or a partial one over the class defaults."""
+    return _build(RunConfig, values, where, path="")
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain dictionaries, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def read_run_file(path: Path) -> tuple[str | None, dict[str, Any]]:
+    """The preset (or None) and the overrides of a ``run.toml`` or ``run.json``.
+
+    Raises:
+        InputError: missing file, broken syntax, or a suffix that is neither.
+    """
+    if path.suffix not in (".toml", ".json"):
+        raise InputError(f"{path}: a run file ends in .toml or .json")
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise InputError(f"{path}: run file not found; give the path of a .toml file") from None
+    try:
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not a readable {path.suffix[1:]} file: {error}") from error
+    preset = values.pop("preset", None)
+    _check_keys(RunConfig, values, str(path), path="")
+    return preset, values
+
+
+def check_values(config: RunConfig) -> None:
+    """Refuses values that cannot train; the message names the setting."""
+    model = config.model
+    if not 16 <= model.hidden_size <= 1024:
+        raise InputError(f"model.hidden_size is {model.hidden_size}; expected 16 to 1024")
+    if model.hidden_size % model.heads:
+        raise InputError(
+            f"model.hidden_size {model.hidden_size} is not divisible by model.heads {model.heads}"
+        )
+    if sorted(set(model.quantiles)) != list(model.quantiles) or 0.5 not in model.quantiles:
+        raise InputError(f"model.quantiles {model.quantiles} must rise and contain 0.5, the score")
+    if not 0 < model.quantiles[0] <= model.quantiles[-1] < 1:
+        raise InputError(f"model.quantiles {model.quantiles} must lie between 0 and 1")
+    if not 0 <= model.dropout < 1:
+        raise InputError(f"model.dropout is {model.dropout}; expected 0 up to below 1")
+    at_least_one = {
+        "model.lookback": model.lookback,
+        "model.lstm_layers": model.lstm_layers,
+        "model.graph_layers": model.graph_layers,
+        "training.max_epochs": config.training.max_epochs,
+        "training.batch_windows": config.training.batch_windows,
+        "training.run_length": config.training.run_length,
+        "monitor.every": config.monitor.every,
+        "guard.patience": config.guard.patience,
+        "guard.recovery_readings": config.guard.recovery_readings,
+    }
+    for name, value in at_least_one.items():
+        if value < 1:
+            raise InputError(f"{name} is {value}; expected at least 1")
+    positive = {
+        "optimizer.learning_rate": config.optimizer.learning_rate,
+        "optimizer.clip_norm": config.optimizer.clip_norm,
+        "guard.std_floor": config.guard.std_floor,
+        "guard.reset_scale": config.guard.reset_scale,
+    }
+    for name, value in positive.items():
+        if not value > 0:
+            raise InputError(f"{name} is {value}; expected above 0")
+
+
+def unknown_key(where: str, key: str, known: Sequence[str]) -> InputError:
+    """The error for a key that no setting has, with the nearest name."""
+    return InputError(f"{where}: unknown key {key!r}{_nearest(key, known)}")
+
+
+def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def _check_keys(cls: type, values: Mapping[str, Any], where: str, path: str) -> None:
+    hints = get_type_hints(cls)
+    for key, value in values.items():
+        if key not in hints:
+            raise unknown_key(where, f"{path}{key}", [f"{path}{name}" for name in hints])
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise InputError(f"{where}: {path}{key} is a table of settings, found {value!r}")
+            _check_keys(hints[key], value, where, f"{path}{key}.")  # type: ignore[arg-type]
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        nested = isinstance(value, Mapping)
+        merged[key] = _merge(merged.get(key, {}), value) if nested else value
+    return merged
+
+
+def _build(cls: Any, values: Mapping[str, Any], where: str, path: str) -> Any:
+    _check_keys(cls, values, where, path)
+    hints = get_type_hints(cls)
+    arguments = {}
+    for key, value in values.items():
+        if dataclasses.is_dataclass(hints[key]):
+            arguments[key] = _build(hints[key], value, where, f"{path}{key}.")
+        else:
+            arguments[key] = _convert(value, hints[key], f"{where}: {path}{key}")
+    return cls(**arguments)
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    """``value`` as the annotated type, or an error that says what was expected."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise InputError(f"{where} is {value!r}; expected one of {', '.join(map(repr, arguments))}")
+    if origin in (types.UnionType, Union):
+        if value is None:
+            return None
+        return _convert(value, next(a for a in arguments if a is not types.NoneType), where)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(item, arguments[0], where) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    expected = getattr(hint, "__name__", str(hint))
+    raise InputError(f"{where} is {value!r}; expected {expected}")

@@ -1,0 +1,1 @@
+"""The panel: files to tensors, dates to splits and batches."""

@@ -1,0 +1,245 @@
+"""The panel on the device, and batches of it: runs of consecutive dates × all stocks.
+
+A batch is a few runs of consecutive signal dates. The days of a run and of the lookback before it
+are handed over once and shared by the run's overlapping windows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from atft_model.data.graph import StockGraph
+from atft_model.data.normalizer import TimeSeriesStatistics, apply_time_series
+from atft_model.data.panel import Panel, window_observed
+from atft_model.errors import InputError
+
+
+@dataclass(frozen=True)
+class TargetScale:
+    """Raw mean and standard deviation per horizon on training dates, and of demeaned targets."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    demeaned_std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class WindowBatch:
+    """What one forward pass sees and what its loss compares with.
+
+    ``days`` = run length + lookback - 1; window r of a run covers days r to r + lookback - 1.
+    """
+
+    features: Float[Tensor, "runs days stocks features"]
+    observed: Bool[Tensor, "runs days stocks"]
+    sector: Int[Tensor, " stocks"]
+    market: Int[Tensor, " stocks"]
+    neighbours: Int[Tensor, "runs length stocks k"]
+    edge_attr: Float[Tensor, "runs length stocks k 3"]
+    scorable: Bool[Tensor, "runs length stocks"]
+    target: Float[Tensor, "runs length stocks horizons"]
+    valid: Bool[Tensor, "runs length stocks horizons"]
+    positions: Int[Tensor, "runs length"]
+
+
+class DevicePanel:
+    """The whole panel on the device, normalized, with the graph, ready to be cut into batches.
+
+    Features are normalized with ``statistics`` (fitted on training dates); an unknown value then
+    becomes 0, the mean, and the ``is_valid_*`` inputs tell the model which ones were unknown.
+    Targets are demeaned within the date over tradable stocks and divided by the training standard
+    deviation of their horizon.
+    """
+
+    def __init__(
+        self,
+        panel: Panel,
+        graph: StockGraph,
+        statistics: TimeSeriesStatistics,
+        scale: TargetScale,
+        lookback: int,
+        device: torch.device,
+    ) -> None:
+        self.panel = panel
+        self.lookback = lookback
+        self.device = device
+        self.features = normalized_features(panel, statistics, device)
+        self.observed = torch.from_numpy(np.array(panel.observed)).to(device)
+        scorable = window_observed(np.asarray(panel.observed), lookback) & panel.tradable
+        self.scorable = torch.from_numpy(scorable).to(device)
+        target = scaled_targets(panel, scale, scorable)
+        self.valid = torch.from_numpy(np.isfinite(target)).to(device)
+        self.target = torch.from_numpy(np.nan_to_num(target)).to(device)
+        self.sector = torch.from_numpy(np.array(panel.sector)).long().to(device)
+        self.market = torch.from_numpy(np.array(panel.market)).long().to(device)
+        self.graph_index = torch.from_numpy(graph.at(len(panel.dates))).to(device)
+        self.neighbours = torch.from_numpy(np.array(graph.neighbours)).long().to(device)
+        self.correlation = torch.from_numpy(np.array(graph.correlation)).to(device)
+
+    def batch(self, starts: Int[Tensor, " runs"], length: int) -> WindowBatch:
+        """The batch of runs that begin at signal dates ``starts`` (positions) of one ``length``."""
+        positions = starts[:, None] + torch.arange(length, device=self.device)
+        first_day = starts - (self.lookback - 1)
+        days = first_day[:, None] + torch.arange(length + self.lookback - 1, device=self.device)
+        neighbours, edge_attr = self._edges(positions)
+        return WindowBatch(
+            features=self.features[days],
+            observed=self.observed[days],
+            sector=self.sector,
+            market=self.market,
+            neighbours=neighbours,
+            edge_attr=edge_attr,
+            scorable=self.scorable[positions],
+            target=self.target[positions],
+            valid=self.valid[positions],
+            positions=positions,
+        )
+
+    def _edges(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Neighbours of each (date, stock) and [correlation, same_sector, same_market].
+
+        A neighbour that is not observed on the date itself, or that has no whole window, is
+        no neighbour that day (-1).
+        """
+        refresh = self.graph_index[positions]
+        neighbours = self.neighbours[refresh.clamp(min=0)]
+        stock = neighbours.clamp(min=0)
+        known = neighbours >= 0
+        attributes = torch.stack(
+            [
+                self.correlation[refresh.clamp(min=0)],
+                _same_group(self.sector, stock),
+                _same_group(self.market, stock),
+            ],
+            dim=-1,
+        )
+        runs, length, stocks, _ = neighbours.shape
+        present = self.scorable[positions].unsqueeze(2).expand(runs, length, stocks, stocks)
+        usable = known & present.gather(3, stock) & (refresh >= 0)[..., None, None]
+        return torch.where(usable, neighbours, -1), attributes * known[..., None]
+
+
+def _same_group(group: Tensor, neighbour: Tensor) -> Tensor:
+    """1 where a stock and its neighbour share a known group (0 is unknown), else 0."""
+    mine = group[:, None].expand(neighbour.shape[-2:])
+    return ((group[neighbour] == mine) & (mine > 0)).float()
+
+
+def normalized_features(
+    panel: Panel, statistics: TimeSeriesStatistics, device: torch.device
+) -> Float[Tensor, "dates stocks features"]:
+    """The panel's features on the device, time-series ones normalized, unknown values 0."""
+    values = torch.from_numpy(np.array(panel.features)).to(device)
+    columns = panel.time_series_columns()
+    if columns:
+        values[..., columns] = apply_time_series(values[..., columns], statistics)
+    return values.nan_to_num_(nan=0.0)
+
+
+def fit_target_scale(panel: Panel, train: tuple[int, int]) -> TargetScale:
+    """Mean and std of each horizon's raw return, and of the demeaned one, on training dates.
+
+    Raises:
+        InputError: a horizon without known targets, or one that never varies.
+    """
+    part = slice(*train)
+    raw = np.where(panel.tradable[part][..., None], panel.targets[part], np.nan)
+    raw = raw.astype(np.float64)
+    count = np.isfinite(raw).sum(axis=(0, 1))
+    if (count == 0).any():
+        horizon = panel.horizons[int(np.argmin(count))]
+        raise InputError(f"panel: no known {horizon}-day target on training dates; give more dates")
+    demeaned = raw - _date_mean(raw)
+    scale = TargetScale(
+        mean=tuple(np.nanmean(raw, axis=(0, 1)).tolist()),
+        std=tuple(np.nanstd(raw, axis=(0, 1)).tolist()),
+        demeaned_std=tuple(np.nanstd(demeaned, axis=(0, 1)).tolist()),
+    )
+    for horizon, std in zip(panel.horizons, scale.demeaned_std, strict=True):
+        if not std > 0:
+            raise InputError(
+                f"panel: the {horizon}-day target never varies within a training date; "
+                "check the prices"
+            )
+    return scale
+
+
+def scaled_targets(panel: Panel, scale: TargetScale, rows: np.ndarray) -> np.ndarray:
+    """Targets for the loss: demeaned within the date over ``rows``, divided by the training std.
+
+    Args:
+        rows: bool [dates, stocks]; the others become NaN.
+    """
+    raw = np.where(rows[..., None], panel.targets, np.nan).astype(np.float64)
+    return ((raw - _date_mean(raw)) / np.array(scale.demeaned_std)).astype(np.float32)
+
+
+def _date_mean(values: np.ndarray) -> np.ndarray:
+    """Mean over stocks [dates, 1, horizons]; NaN where nothing is known."""
+    known = np.isfinite(values)
+    count = known.sum(axis=1, keepdims=True)
+    total = np.where(known, values, 0.0).sum(axis=1, keepdims=True)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def usable_dates(
+    valid: Bool[Tensor, "dates stocks horizons"], part: tuple[int, int], min_stocks: int
+) -> np.ndarray:
+    """bool [dates]: within ``part``, with at least ``min_stocks`` known targets somewhere."""
+    enough = (valid.sum(dim=1) >= min_stocks).any(dim=-1).cpu().numpy()
+    inside = np.zeros(len(enough), dtype=bool)
+    inside[part[0] : part[1]] = True
+    return enough & inside
+
+
+def consecutive_runs(dates: np.ndarray, length: int, offset: int = 0) -> list[tuple[int, int]]:
+    """Cuts the True stretches of ``dates`` into runs [first, last) of at most ``length`` dates.
+
+    Args:
+        dates: bool [dates].
+        offset: length of the first run of each stretch, so that epochs cut differently; 0 for none.
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], dates.astype(np.int8), [0]])))
+    runs = []
+    for first, last in zip(edges[::2], edges[1::2], strict=True):
+        cuts = [int(first), *range(int(first) + offset, int(last), length), int(last)]
+        runs += [(a, b) for a, b in pairwise(cuts) if b > a]
+    return runs
+
+
+def epoch_batches(
+    dates: np.ndarray,
+    length: int,
+    runs_per_batch: int,
+    generator: np.random.Generator | None = None,
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Every True date once, as batches (starts [runs], length) of runs of one length each.
+
+    Without a generator in time order; with one, cut at a random offset and shuffled.
+    """
+    offset = int(generator.integers(length)) if generator is not None else 0
+    by_length: dict[int, list[int]] = {}
+    for first, last in consecutive_runs(dates, length, offset):
+        by_length.setdefault(last - first, []).append(first)
+    batches = []
+    for run_length, starts in by_length.items():
+        order = np.array(starts)
+        if generator is not None:
+            generator.shuffle(order)
+        batches += [
+            (order[i : i + runs_per_batch], run_length)
+            for i in range(0, len(order), runs_per_batch)
+        ]
+    if generator is not None:
+        generator.shuffle(batches)  # type: ignore[arg-type]
+    yield from batches
+
+
+def runs_per_batch(batch_windows: int, length: int, windows_per_date: float) -> int:
+    """Runs that hold at least ``batch_windows`` windows, rounded up to whole runs."""
+    return max(1, int(np.ceil(batch_windows / (length * max(windows_per_date, 1.0)))))

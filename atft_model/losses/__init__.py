@@ -1,0 +1,1 @@
+"""Loss terms; every one is a mean over valid entries."""

@@ -1,0 +1,1 @@
+"""Evaluation metrics on dated cross-sections."""

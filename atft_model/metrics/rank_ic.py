@@ -1,0 +1,264 @@
+"""Agreement of a score with forward returns, date by date: ranks, rank IC, IC, hit rate, deciles.
+
+The one place where a rank is computed. What a portfolio earns is in ``portfolio.py``; standard
+errors and tests of these per-date series are in ``inference.py``.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from atft_model.errors import InputError
+from atft_model.metrics.axes import require_same_shape
+
+MIN_STOCKS = 30  # below this a rank correlation is mostly noise: its standard error exceeds 0.18
+DECILES = 10
+
+# Whole dates are handled in blocks of about this many cells, which stay in the processor's cache.
+_CELLS_PER_BLOCK = 200_000
+
+
+def rank_bounds(
+    values: Float[np.ndarray, "dates stocks"],
+) -> tuple[Float[np.ndarray, "dates stocks"], Float[np.ndarray, "dates stocks"]]:
+    """Lowest and highest ordinal rank (1 = smallest) that each value's group of ties takes up.
+
+    Args:
+        values: Any order; NaN takes no part and stays NaN. Infinities are values.
+
+    Returns:
+        ``lowest`` and ``highest``: equal for a value without ties.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    lowest, highest = np.empty_like(values), np.empty_like(values)
+    for block in _date_blocks(values.shape):
+        lowest[block], highest[block] = _rank_bounds_of_block(values[block])
+    return lowest, highest
+
+
+def average_ranks(
+    values: Float[np.ndarray, "dates stocks"],
+) -> Float[np.ndarray, "dates stocks"]:
+    """Rank within each date, 1 = smallest; ties share their average rank; NaN stays NaN."""
+    values = np.asarray(values, dtype=np.float64)
+    ranks = np.empty_like(values)
+    for block in _date_blocks(values.shape):
+        ranks[block] = _average_ranks_of_block(values[block])
+    return ranks
+
+
+def rank_ic(
+    score: Float[np.ndarray, "dates stocks"],
+    forward_return: Float[np.ndarray, "dates stocks"],
+    valid: Bool[np.ndarray, "dates stocks"],
+    min_stocks: int = MIN_STOCKS,
+) -> Float[np.ndarray, " dates"]:
+    """Spearman correlation of score and forward return across each date's stocks.
+
+    A date with fewer than ``min_stocks`` usable pairs, or on which either side is constant, ranks
+    nothing: its rank IC is NaN, never 0, which would read as "no skill".
+
+    Args:
+        score: Model output; only its order within the date matters. NaN where not scored.
+        forward_return: Return from the entry close to the close ``horizon`` days later; NaN where
+            unknown.
+        valid: Stocks that may be held on the date. Pairs with a non-finite side are left out.
+        min_stocks: Fewest usable pairs for a defined value.
+
+    Raises:
+        InputError: The arrays are not of one shape.
+    """
+    require_same_shape("rank_ic", score=score, forward_return=forward_return, valid=valid)
+    result = np.empty(score.shape[0])
+    for block in _date_blocks(score.shape):
+        x, y, usable = _usable_pairs(score[block], forward_return[block], valid[block])
+        ranks_x, ranks_y = _average_ranks_of_block(x), _average_ranks_of_block(y)
+        result[block] = _correlation(ranks_x, ranks_y, usable, min_stocks)
+    return result
+
+
+def ic(
+    score: Float[np.ndarray, "dates stocks"],
+    forward_return: Float[np.ndarray, "dates stocks"],
+    valid: Bool[np.ndarray, "dates stocks"],
+    min_stocks: int = MIN_STOCKS,
+) -> Float[np.ndarray, " dates"]:
+    """Pearson correlation of score and forward return per date; NaN by the rules of ``rank_ic``."""
+    require_same_shape("ic", score=score, forward_return=forward_return, valid=valid)
+    result = np.empty(score.shape[0])
+    for block in _date_blocks(score.shape):
+        x, y, usable = _usable_pairs(score[block], forward_return[block], valid[block])
+        result[block] = _correlation(x, y, usable, min_stocks)
+    return result
+
+
+def hit_rate(
+    score: Float[np.ndarray, "dates stocks"],
+    forward_return: Float[np.ndarray, "dates stocks"],
+    valid: Bool[np.ndarray, "dates stocks"],
+    min_stocks: int = MIN_STOCKS,
+) -> Float[np.ndarray, " dates"]:
+    """Share of a date's stocks whose score and forward return deviate to the same side.
+
+    The score deviates from its median of the date, the return from its mean. Because the median
+    splits the scores in halves, a score without skill hits 0.5 in expectation, however skewed the
+    returns are. A stock exactly on the median or on the mean takes neither side and is not counted.
+
+    Args:
+        score: As in ``rank_ic``.
+        forward_return: As in ``rank_ic``.
+        valid: As in ``rank_ic``.
+        min_stocks: Fewest usable pairs for a defined value.
+
+    Returns:
+        Share in [0, 1]; NaN by the rules of ``rank_ic`` and where no stock takes a side.
+    """
+    require_same_shape("hit_rate", score=score, forward_return=forward_return, valid=valid)
+    result = np.full(score.shape[0], np.nan)
+    for block in _date_blocks(score.shape):
+        x, y, usable = _usable_pairs(score[block], forward_return[block], valid[block])
+        defined = _defined(x, y, usable, min_stocks)
+        x, y, usable = x[defined], y[defined], usable[defined]
+        side_of_score = np.sign(x - np.nanmedian(x, axis=1, keepdims=True))
+        side_of_return = np.sign(y - np.nanmean(y, axis=1, keepdims=True))
+        counted = usable & (side_of_score != 0) & (side_of_return != 0)
+        hits = (counted & (side_of_score == side_of_return)).sum(axis=1)
+        n = counted.sum(axis=1)
+        result[block][defined] = np.where(n > 0, hits / np.maximum(n, 1), np.nan)
+    return result
+
+
+def icir(rank_ic_by_date: Float[np.ndarray, " dates"]) -> float:
+    """Mean over standard deviation (ddof 1) of a daily IC series, per day and not annualised.
+
+    Dates with NaN are left out; NaN with fewer than two dates or without any spread. Series of
+    horizons above one day overlap, so icir times the root of the number of dates is no t-statistic:
+    use ``inference.newey_west_mean`` for that.
+    """
+    known = rank_ic_by_date[np.isfinite(rank_ic_by_date)]
+    if known.size < 2 or known.min() == known.max():
+        return float("nan")
+    return float(known.mean() / known.std(ddof=1))
+
+
+def decile_returns(
+    score: Float[np.ndarray, "dates stocks"],
+    forward_return: Float[np.ndarray, "dates stocks"],
+    valid: Bool[np.ndarray, "dates stocks"],
+    deciles: int = DECILES,
+    min_stocks: int = MIN_STOCKS,
+) -> Float[np.ndarray, "dates deciles"]:
+    """Mean forward return of each score decile, less the date's mean, date by date.
+
+    A stock belongs to the decile into which its average rank falls, so tied stocks stay together
+    and no order of columns decides.
+
+    Args:
+        score: As in ``rank_ic``.
+        forward_return: As in ``rank_ic``.
+        valid: As in ``rank_ic``.
+        deciles: Number of groups, lowest scores first.
+        min_stocks: Fewest usable pairs for a defined date.
+
+    Returns:
+        Return in excess of the date's mean, as a fraction; NaN for an empty decile and on dates
+        that are undefined by the rules of ``rank_ic``.
+    """
+    require_same_shape("decile_returns", score=score, forward_return=forward_return, valid=valid)
+    if deciles < 2:
+        raise InputError(f"decile_returns: deciles = {deciles}, expected 2 or more")
+    result = np.full((score.shape[0], deciles), np.nan)
+    for block in _date_blocks(score.shape):
+        x, y, usable = _usable_pairs(score[block], forward_return[block], valid[block])
+        defined = _defined(x, y, usable, min_stocks)
+        x, y, usable = x[defined], y[defined], usable[defined]
+        count = usable.sum(axis=1, keepdims=True)
+        # The centre of a rank's slot, (rank - 1/2) / count, lies in (0, 1): no decile overflows.
+        position = (_average_ranks_of_block(x) - 0.5) / count
+        group = np.where(usable, np.floor(np.nan_to_num(position) * deciles), -1).astype(np.int64)
+        excess = np.where(usable, y - np.nanmean(y, axis=1, keepdims=True), 0.0)
+        means = np.full((len(x), deciles), np.nan)
+        for decile in range(deciles):
+            member = group == decile
+            n = member.sum(axis=1)
+            total = np.where(member, excess, 0.0).sum(axis=1)
+            means[:, decile] = np.where(n > 0, total / np.maximum(n, 1), np.nan)
+        result[block][defined] = means
+    return result
+
+
+def _date_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    if len(shape) != 2:
+        raise InputError(f"ranks: an array of shape {shape}, expected [dates, stocks]")
+    dates, stocks = shape
+    rows = max(1, _CELLS_PER_BLOCK // max(1, stocks))
+    for start in range(0, dates, rows):
+        yield slice(start, min(start + rows, dates))
+
+
+def _rank_bounds_of_block(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    missing = np.isnan(values)
+    # NaN sorts with +inf: argsort is several times faster without NaN.
+    sortable = np.where(missing, np.inf, values)
+    order = np.argsort(sortable, axis=1)
+    in_order = np.take_along_axis(sortable, order, axis=1)
+    slots = np.arange(values.shape[1])
+    starts_group = np.ones(values.shape, dtype=bool)
+    starts_group[:, 1:] = in_order[:, 1:] != in_order[:, :-1]
+    ends_group = np.ones(values.shape, dtype=bool)
+    ends_group[:, :-1] = starts_group[:, 1:]
+    first = np.maximum.accumulate(np.where(starts_group, slots, 0), axis=1)
+    last_from_right = np.where(ends_group, slots, values.shape[1])[:, ::-1]
+    last = np.minimum.accumulate(last_from_right, axis=1)[:, ::-1]
+    lowest, highest = np.empty_like(values), np.empty_like(values)
+    np.put_along_axis(lowest, order, first + 1.0, axis=1)
+    np.put_along_axis(highest, order, last + 1.0, axis=1)
+    # A true +inf shares its group with the NaN; its ranks end where the values end.
+    highest = np.minimum(highest, (~missing).sum(axis=1, keepdims=True))
+    lowest[missing] = np.nan
+    highest[missing] = np.nan
+    return lowest, highest
+
+
+def _average_ranks_of_block(values: np.ndarray) -> np.ndarray:
+    lowest, highest = _rank_bounds_of_block(values)
+    return (lowest + highest) / 2.0
+
+
+def _usable_pairs(
+    score: np.ndarray, forward_return: np.ndarray, valid: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Both sides as float64, NaN where the pair is not usable, and the mask of usable pairs."""
+    x = np.asarray(score, dtype=np.float64)
+    y = np.asarray(forward_return, dtype=np.float64)
+    usable = valid & np.isfinite(x) & np.isfinite(y)
+    return np.where(usable, x, np.nan), np.where(usable, y, np.nan), usable
+
+
+def _defined(x: np.ndarray, y: np.ndarray, usable: np.ndarray, min_stocks: int) -> np.ndarray:
+    """Dates with enough usable pairs on which neither side is constant."""
+    enough = usable.sum(axis=1) >= max(min_stocks, 2)
+    return enough & _varies(x, usable) & _varies(y, usable)
+
+
+def _varies(x: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    highest = np.max(x, axis=1, where=usable, initial=-np.inf)
+    lowest = np.min(x, axis=1, where=usable, initial=np.inf)
+    return highest > lowest
+
+
+def _correlation(
+    x: np.ndarray, y: np.ndarray, usable: np.ndarray, min_stocks: int
+) -> Float[np.ndarray, " dates"]:
+    count = np.maximum(usable.sum(axis=1, keepdims=True), 1)
+    dx = np.where(usable, x - np.sum(x, axis=1, where=usable, keepdims=True) / count, 0.0)
+    dy = np.where(usable, y - np.sum(y, axis=1, where=usable, keepdims=True) / count, 0.0)
+    # Scaled first, so that tiny or huge values neither vanish nor overflow when squared.
+    dx /= np.maximum(np.abs(dx).max(axis=1, keepdims=True, initial=0.0), np.finfo(np.float64).tiny)
+    dy /= np.maximum(np.abs(dy).max(axis=1, keepdims=True, initial=0.0), np.finfo(np.float64).tiny)
+    product = np.einsum("ij,ij->i", dx, dy)
+    scale = np.sqrt(np.einsum("ij,ij->i", dx, dx) * np.einsum("ij,ij->i", dy, dy))
+    defined = _defined(x, y, usable, min_stocks)
+    correlation = product / np.where(defined, scale, 1.0)
+    return np.where(defined, np.clip(correlation, -1.0, 1.0), np.nan)

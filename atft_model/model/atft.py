@@ -1,0 +1,140 @@
+"""ATFT-GAT-FAN, in the order in which data flows through it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from atft_model.config import ModelConfig
+from atft_model.data.batches import WindowBatch
+from atft_model.model.adaptive_norm import adaptive_norm
+from atft_model.model.gated_residual import GatedSkip
+from atft_model.model.graph_attention import GraphAttention
+from atft_model.model.head import PredictionHead
+from atft_model.model.temporal import TemporalEncoder
+from atft_model.model.variable_selection import VariableSelection
+
+MONITOR_GROUPS: dict[str, tuple[str, ...]] = {
+    "prediction_head_shared": ("head.shared",),
+    "prediction_head_heads": ("head.heads",),
+    "backbone_projection": ("backbone_projection",),
+    "adaptive_norm": ("adaptive_norm", "gated_residual"),
+    "temporal_encoder": ("temporal_encoder", "sector_embedding", "market_embedding"),
+    "input_projection": ("input_projection", "missing_day"),
+    "variable_selection": ("variable_selection",),
+    "gat": ("graph_attention",),
+}
+"""Which modules' parameters each monitor group owns: disjoint and complete."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes that come from the data, not from the settings."""
+
+    features: int
+    horizons: int
+    sectors: int
+    markets: int
+
+
+class ATFT(nn.Module):
+    """Adaptive Temporal Fusion Transformer with graph attention over stocks.
+
+    Variable selection → input projection → temporal encoder → graph attention over the date's
+    stocks → concatenation → backbone projection → adaptive normalization → gated residual →
+    prediction head on the last day. One forward path serves training, validation and prediction.
+    """
+
+    def __init__(self, config: ModelConfig, shape: ModelShape) -> None:
+        super().__init__()
+        size, dropout = config.hidden_size, config.dropout
+        self.lookback = config.lookback
+        self.median = config.quantiles.index(0.5)
+        self.variable_selection = VariableSelection(shape.features, size, dropout)
+        self.input_projection = nn.Linear(size, size)
+        self.missing_day = nn.Parameter(torch.zeros(size))
+        self.sector_embedding = nn.Embedding(shape.sectors, config.static_size)
+        self.market_embedding = nn.Embedding(shape.markets, config.static_size)
+        self.temporal_encoder = TemporalEncoder(
+            size, config.heads, config.lstm_layers, 2 * config.static_size, dropout
+        )
+        self.graph_attention = GraphAttention(size, config.heads, config.graph_layers, dropout)
+        self.backbone_projection = nn.Linear(2 * size, size)
+        self.adaptive_norm = adaptive_norm(config.adaptive_norm, size)
+        self.gated_residual = GatedSkip(size, dropout)
+        self.head = PredictionHead(size, shape.horizons, config.quantiles, dropout)
+        self.projected = nn.Identity()
+        """Sees ``projected_features`` [windows, lookback, hidden]; monitors hook here."""
+        self.normalized = nn.Identity()
+        """Sees ``normalized_features`` [windows, lookback, hidden]; monitors hook here."""
+
+    def forward(self, batch: WindowBatch) -> Float[Tensor, "runs length stocks horizons quantiles"]:
+        """Quantiles of the scaled, demeaned forward return of each window.
+
+        Windows that are not ``scorable`` get numbers too; nobody reads them, and no scorable
+        window depends on them.
+        """
+        runs, length, stocks = batch.scorable.shape
+        days = self.embed_days(batch)
+        windows, observed = self.share_days(days, batch.observed)
+        encoded = self.temporal_encoder(windows, observed, self.static_context(batch))
+        last = encoded[:, -1].view(runs * length, stocks, -1)
+        graph = self.graph_attention(
+            last, batch.neighbours.flatten(0, 1), batch.edge_attr.flatten(0, 1)
+        )
+        spread = graph.reshape(-1, 1, graph.shape[-1]).expand_as(encoded)
+        projected = self.projected(self.backbone_projection(torch.cat([encoded, spread], dim=-1)))
+        normalized = self.normalized(self.adaptive_norm(projected))
+        quantiles = self.head(self.gated_residual(normalized[:, -1], projected[:, -1]))
+        return quantiles.view(runs, length, stocks, *quantiles.shape[-2:])
+
+    def embed_days(self, batch: WindowBatch) -> Float[Tensor, "runs days stocks size"]:
+        """Each (date, stock) once, for all windows that contain it; a missing day is learned."""
+        runs, days, stocks, features = batch.features.shape
+        selected, _ = self.variable_selection(batch.features.reshape(-1, features))
+        embedded = self.input_projection(selected).view(runs, days, stocks, -1)
+        return torch.where(batch.observed[..., None], embedded, self.missing_day.to(embedded.dtype))
+
+    def share_days(
+        self,
+        days: Float[Tensor, "runs days stocks size"],
+        observed: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Overlapping windows of the days: [windows, lookback, size] and [windows, lookback]."""
+        windows = days.unfold(1, self.lookback, 1).permute(0, 1, 2, 4, 3)
+        seen = observed.unfold(1, self.lookback, 1)
+        return windows.reshape(-1, self.lookback, days.shape[-1]), seen.reshape(-1, self.lookback)
+
+    def static_context(self, batch: WindowBatch) -> Float[Tensor, "windows 1 context"]:
+        """Sector and market embeddings of each window's stock."""
+        runs, length, _ = batch.scorable.shape
+        context = torch.cat(
+            [self.sector_embedding(batch.sector), self.market_embedding(batch.market)], dim=-1
+        )
+        return context.repeat(runs * length, 1).unsqueeze(1)
+
+    def point_score(self, quantiles: Tensor) -> Tensor:
+        """The median: what stocks are ranked by."""
+        return quantiles[..., self.median]
+
+    def monitor_groups(self) -> dict[str, dict[str, nn.Parameter]]:
+        """Named parameters of each monitor group.
+
+        Raises:
+            RuntimeError: a parameter that no group, or more than one, owns.
+        """
+        groups: dict[str, dict[str, nn.Parameter]] = {name: {} for name in MONITOR_GROUPS}
+        for name, parameter in self.named_parameters():
+            owners = list(_owners(name))
+            if len(owners) != 1:
+                raise RuntimeError(f"parameter {name} has {len(owners)} monitor groups {owners}")
+            groups[owners[0]][name] = parameter
+        return groups
+
+
+def _owners(parameter: str) -> Iterator[str]:
+    for group, modules in MONITOR_GROUPS.items():
+        if any(parameter == module or parameter.startswith(f"{module}.") for module in modules):
+            yield group

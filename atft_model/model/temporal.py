@@ -1,0 +1,68 @@
+"""The temporal encoder: LSTM, static enrichment and interpretable attention over a window."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from atft_model.model.gated_residual import GatedResidualNetwork, GatedSkip
+
+
+class InterpretableAttention(nn.Module):
+    """Multi-head attention whose heads share their values (Lim et al. 2021, eq. 13-16).
+
+    Sharing the value projection makes the mean of the heads' attention weights a true weighting
+    of days. The window lies wholly in the past, so every day may look at every other.
+    """
+
+    def __init__(self, size: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_size = size // heads
+        self.query = nn.Linear(size, size)
+        self.key = nn.Linear(size, size)
+        self.value = nn.Linear(size, self.head_size)
+        self.output = nn.Linear(self.head_size, size, bias=False)
+
+    def forward(
+        self, x: Float[Tensor, "windows days size"], observed: Bool[Tensor, "windows days"]
+    ) -> tuple[Float[Tensor, "windows days size"], Float[Tensor, "windows days days"]]:
+        """Attended days, and the weights [query day, key day] averaged over heads.
+
+        Days that were not observed get no weight; a window without any observed day (it is never
+        scored) weighs all days alike rather than giving NaN.
+        """
+        windows, days, _ = x.shape
+        query = self.query(x).view(windows, days, self.heads, self.head_size).transpose(1, 2)
+        key = self.key(x).view(windows, days, self.heads, self.head_size).transpose(1, 2)
+        logits = query @ key.transpose(-1, -2) * self.head_size**-0.5
+        logits = logits.masked_fill(~observed[:, None, None], torch.finfo(logits.dtype).min)
+        weights = torch.softmax(logits, dim=-1).mean(dim=1)
+        return self.output(weights @ self.value(x)), weights
+
+
+class TemporalEncoder(nn.Module):
+    """LSTM with gated skip, enrichment by static context, attention with gated skip.
+
+    Lim et al. 2021, sections 4.3 to 4.5, on an encoder alone: there is no known future.
+    """
+
+    def __init__(self, size: int, heads: int, layers: int, context_size: int, dropout: float):
+        super().__init__()
+        self.lstm = nn.LSTM(size, size, layers, batch_first=True)
+        self.lstm_skip = GatedSkip(size, dropout)
+        self.enrichment = GatedResidualNetwork(size, size, dropout, context_size)
+        self.attention = InterpretableAttention(size, heads)
+        self.attention_skip = GatedSkip(size, dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "windows days size"],
+        observed: Bool[Tensor, "windows days"],
+        context: Float[Tensor, "windows 1 context"],
+    ) -> Float[Tensor, "windows days size"]:
+        """One encoding per day of each window."""
+        recurrent, _ = self.lstm(x)
+        local = self.lstm_skip(recurrent, x)
+        enriched = self.enrichment(local, context)
+        attended, _ = self.attention(enriched, observed)
+        return self.attention_skip(attended, enriched)

@@ -1,0 +1,1 @@
+"""Readings of a running model: they read and may raise, never write."""

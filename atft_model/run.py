@@ -1,0 +1,332 @@
+"""The one place that builds a run from its config: training it, and scoring with what it made.
+
+A run folder holds ``config.json`` (resolved), ``run.json`` (identity, data, result), ``best.pt``
+and ``last.pt`` (weights), ``health/`` and ``train.log``.
+"""
+
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from atft_model.config import RunConfig, from_dict, to_dict
+from atft_model.data.artifacts import write_text_atomically
+from atft_model.data.batches import (
+    DevicePanel,
+    TargetScale,
+    epoch_batches,
+    fit_target_scale,
+    runs_per_batch,
+    usable_dates,
+)
+from atft_model.data.graph import StockGraph, read_graph
+from atft_model.data.normalizer import TimeSeriesStatistics
+from atft_model.data.panel import Panel, check_axes, fit_statistics, read_panel
+from atft_model.data.splits import assert_purged
+from atft_model.errors import InputError
+from atft_model.losses.total import TrainingLoss
+from atft_model.model.atft import ATFT, ModelShape
+from atft_model.monitors.degeneracy_guard import DegeneracyGuard
+from atft_model.training.checkpoint import load_weights, weights_hash
+from atft_model.training.health_record import HealthRecord
+from atft_model.training.loop import Progress, Trainer
+from atft_model.training.observer import Observer
+from atft_model.training.optimizer import build_optimizer, build_schedule
+from atft_model.training.reporter import Reporter
+from atft_model.training.validation import predict_quantiles
+
+log = logging.getLogger("atft")
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` takes CUDA where it is; asking for CUDA where it is not is an error.
+
+    Raises:
+        InputError: ``cuda`` without a CUDA device.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "training.device is 'cuda' but torch sees no CUDA device; set device to 'auto' or 'cpu'"
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def model_shape(panel: Panel) -> ModelShape:
+    """Sizes of the model's inputs and outputs."""
+    return ModelShape(
+        len(panel.feature_names), len(panel.horizons), len(panel.sectors), len(panel.markets)
+    )
+
+
+def train(
+    config: RunConfig, panel_folder: Path, graph_folder: Path, folder: Path, reporter: Reporter,
+) -> dict[str, Any]:  # fmt: skip
+    """Trains a model into ``folder`` and returns the run record (also written to ``run.json``).
+
+    Raises:
+        InputError: unusable panel, graph, device or settings, or a run that cannot go on.
+    """
+    started = time.monotonic()
+    device = choose_device(config.training.device)
+    panel = read_panel(panel_folder)
+    graph = read_graph(graph_folder, panel)
+    assert_purged(panel.split, panel.horizons)
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "run.json").exists():
+        raise InputError(f"{folder}: a run was trained here already; give another run id")
+    write_text_atomically(folder / "config.json", json.dumps(to_dict(config), indent=1))
+    seed_everything(config.training.seed)
+    statistics = fit_statistics(panel, panel.split.train)
+    scale = fit_target_scale(panel, panel.split.train)
+    for horizon, mean, std in zip(panel.horizons, scale.mean, scale.std, strict=True):
+        log.info("horizon_%d: mean=%.6f, std=%.6f", horizon, mean, std)
+    data = DevicePanel(panel, graph, statistics, scale, config.model.lookback, device)
+    trainer = build_trainer(config, data, folder, reporter)
+    progress = trainer.fit(folder)
+    record = run_record(config, panel, graph, statistics, scale, folder, progress)
+    record |= {
+        "device": describe_device(device),
+        "seconds": time.monotonic() - started,
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "steps_per_epoch": trainer.steps_per_epoch,
+        "reading_every": trainer.observer.cadence,
+    }
+    write_text_atomically(folder / "run.json", json.dumps(record, indent=1))
+    reporter.result({"run_id": record["run_id"], "checkpoint_hash": record["checkpoint_hash"]})
+    return record
+
+
+def build_trainer(
+    config: RunConfig, data: DevicePanel, folder: Path, reporter: Reporter
+) -> Trainer:
+    """Model, optimizer, monitors and the order of dates for one run.
+
+    Raises:
+        InputError: no usable training or validation date.
+    """
+    panel, training = data.panel, config.training
+    dates = {}
+    for part in ("train", "validation"):
+        dates[part] = usable_dates(data.valid, panel.split.parts()[part], training.min_stocks)
+        if not dates[part].any():
+            raise InputError(
+                f"panel: no {part} date has {training.min_stocks} tradable stocks with a window of "
+                f"{config.model.lookback} days and a known target; give more dates or stocks, or "
+                "a shorter model.lookback"
+            )
+    windows = float(data.scorable[torch.from_numpy(dates["train"])].sum(dim=1).float().mean())
+    runs = runs_per_batch(training.batch_windows, training.run_length, windows)
+    steps = len(list(epoch_batches(dates["train"], training.run_length, runs)))
+    steps = min(steps, training.max_steps_per_epoch or steps)
+    model = ATFT(config.model, model_shape(panel)).to(data.device)
+    optimizer = build_optimizer(model, config.optimizer)
+    health = HealthRecord(folder / "health", folder.name)
+    log.info(
+        "training %s parameters on %s: %d dates, about %.0f windows each, %d steps per epoch",
+        f"{sum(p.numel() for p in model.parameters()):,}", describe_device(data.device),
+        int(dates["train"].sum()), windows, steps,
+    )  # fmt: skip
+    return Trainer(
+        config=config,
+        model=model,
+        data=data,
+        loss=TrainingLoss(config, data.device),
+        optimizer=optimizer,
+        schedule=build_schedule(optimizer, config.optimizer),
+        guard=DegeneracyGuard(config.guard, panel.horizons),
+        observer=Observer(
+            model, config.monitor, health, panel.feature_names, panel.horizons, steps,
+            config.optimizer.clip_norm,
+        ),
+        health=health,
+        reporter=reporter,
+        train_dates=dates["train"],
+        validation_dates=dates["validation"],
+        runs_per_batch=runs,
+        steps_per_epoch=steps,
+        order=np.random.default_rng(training.seed),
+        noise=torch.Generator().manual_seed(training.seed),
+    )  # fmt: skip
+
+
+def run_record(
+    config: RunConfig, panel: Panel, graph: StockGraph, statistics: TimeSeriesStatistics,
+    scale: TargetScale, folder: Path, progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """Identity of a run: what it was trained on, with what, and which weights came out."""
+    best = folder / "best.pt"
+    if not best.exists():
+        raise InputError(
+            "training: no epoch had a defined validation rank IC, so there is no best checkpoint; "
+            "look at the degeneracy events in the health record"
+        )
+    return {
+        "run_id": folder.name,
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "checkpoint_hash": weights_hash(load_weights(best)),
+        "panel_hash": panel.hash,
+        "graph_hash": graph.hash,
+        "source": panel.source,
+        "features": list(panel.feature_names),
+        "horizons": list(panel.horizons),
+        "split": {
+            part: [str(day) for day in panel.part_dates(part)] for part in panel.split.parts()
+        },
+        "statistics": statistics.to_dict(),
+        "target_scale": asdict(scale),
+        "seed": config.training.seed,
+        "epochs": progress.epoch,
+        "best_epoch": progress.best_epoch,
+        "best_validation_rank_ic": progress.best_rank_ic,
+        "stopped_early": progress.stopped_early,
+        "steps": progress.step,
+        "windows": progress.windows,
+        "history": progress.history,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run folder, opened and verified."""
+
+    folder: Path
+    config: RunConfig
+    record: Mapping[str, Any]
+    statistics: TimeSeriesStatistics
+    scale: TargetScale
+    weights: Mapping[str, torch.Tensor]
+
+
+def open_run(folder: Path) -> TrainedRun:
+    """Opens a finished run after recomputing the hash of its weights.
+
+    Raises:
+        InputError: no finished run there, or weights that are not those of the run record.
+    """
+    if not (folder / "run.json").exists():
+        raise InputError(f"{folder}: no finished run here (no run.json); train the model first")
+    record = json.loads((folder / "run.json").read_text())
+    weights = load_weights(folder / "best.pt")
+    found = weights_hash(weights)
+    if found != record["checkpoint_hash"]:
+        raise InputError(
+            f"{folder / 'best.pt'}: weights hash {found}, the run record says "
+            f"{record['checkpoint_hash']}; the checkpoint is not of this run: train again"
+        )
+    scale = {name: tuple(values) for name, values in record["target_scale"].items()}
+    return TrainedRun(
+        folder=folder,
+        config=from_dict(json.loads((folder / "config.json").read_text()), "config.json"),
+        record=record,
+        statistics=TimeSeriesStatistics.from_dict(record["statistics"]),
+        scale=TargetScale(**scale),
+        weights=weights,
+    )
+
+
+def predict(folder: Path, panel_folder: Path, graph_folder: Path, device: str = "auto") -> pa.Table:
+    """Scores of every validation and test date by the run's best weights.
+
+    Returns:
+        One row per (date, code, horizon): run_id, checkpoint_hash, panel_hash, part (validation or
+        test), scorer ("model"), score (the median) and the quantiles ``q05``, ``q25``, ...; in
+        units of the scaled, demeaned target.
+
+    Raises:
+        InputError: damaged run, or a panel with other features than the run was trained on.
+    """
+    run = open_run(folder)
+    panel = read_panel(panel_folder)
+    check_axes(panel, run.record["features"], f"run {folder.name}")
+    graph = read_graph(graph_folder, panel)
+    where = choose_device(device)
+    data = DevicePanel(panel, graph, run.statistics, run.scale, run.config.model.lookback, where)
+    model = ATFT(run.config.model, model_shape(panel)).to(where)
+    model.load_state_dict(dict(run.weights))
+    first = panel.split.validation[0]
+    dates = data.scorable.any(dim=1).cpu().numpy()
+    dates[:first] = False
+    windows = float(data.scorable[first:].sum(dim=1).float().mean())
+    training = run.config.training
+    runs = runs_per_batch(training.batch_windows, training.run_length, windows)
+    log.info("scoring %d dates of %d stocks", int(dates.sum()), len(panel.codes))
+    quantiles, _ = predict_quantiles(model, data, dates, run.config, runs)
+    return score_table(run, panel, quantiles)
+
+
+def score_table(run: TrainedRun, panel: Panel, quantiles: np.ndarray) -> pa.Table:
+    """[dates, stocks, horizons, quantiles] as rows, with the identity of what made them."""
+    date, stock, horizon = np.nonzero(np.isfinite(quantiles).all(axis=-1))
+    values = quantiles[date, stock, horizon]
+    levels = run.config.model.quantiles
+    test = np.array([position >= panel.split.test[0] for position in range(len(panel.dates))])
+
+    def named(text: str) -> pa.DictionaryArray:
+        return pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(date), np.int32)), [text])
+
+    columns = {
+        "run_id": named(run.record["run_id"]),
+        "checkpoint_hash": named(run.record["checkpoint_hash"]),
+        "panel_hash": named(panel.hash),
+        "scorer": named("model"),
+        "part": pa.DictionaryArray.from_arrays(
+            pa.array(test[date].astype(np.int32)), ["validation", "test"]
+        ),
+        "date": pa.array(np.array(panel.dates, dtype="datetime64[D]")[date]),
+        "code": pa.DictionaryArray.from_arrays(pa.array(stock.astype(np.int32)), panel.codes),
+        "horizon": pa.array(np.array(panel.horizons, dtype=np.int32)[horizon]),
+        "score": pa.array(values[:, levels.index(0.5)].astype(np.float64)),
+    }
+    for position, level in enumerate(levels):
+        columns[f"q{round(level * 100):02d}"] = pa.array(values[:, position].astype(np.float64))
+    return pa.table(columns)
+
+
+def append_trial(ledger: Path, record: Mapping[str, Any]) -> int:
+    """Adds a run to the append-only trial ledger; returns how many trials it now holds.
+
+    One line of JSON per trained run. Clean-up never touches it: the number of trials deflates the
+    Sharpe ratio of all of them.
+    """
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    keys = ("run_id", "finished_at", "checkpoint_hash", "panel_hash", "best_validation_rank_ic")
+    line = json.dumps({key: record[key] for key in keys}) + "\n"
+    with ledger.open("a") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+    return count_trials(ledger)
+
+
+def count_trials(ledger: Path) -> int:
+    """Trained runs on record; 0 where there is no ledger yet."""
+    return len(ledger.read_text().splitlines()) if ledger.exists() else 0
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds torch's generators; the order of dates and reset noise have their own."""
+    torch.manual_seed(seed)
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({torch.get_num_threads()} threads)"

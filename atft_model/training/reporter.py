@@ -1,0 +1,43 @@
+"""Live progress to whoever started the run: Dagster over Pipes, or nobody."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+PIPES_CONTEXT = "DAGSTER_PIPES_CONTEXT"
+
+
+class Reporter:
+    """Reports nothing: the run was started by hand."""
+
+    def epoch(self, numbers: Mapping[str, float]) -> None:
+        """One epoch's figures."""
+
+    def result(self, facts: Mapping[str, Any]) -> None:
+        """What the run made."""
+
+
+class PipesReporter(Reporter):
+    """Sends each epoch and the result as custom Pipes messages."""
+
+    def __init__(self, context: Any) -> None:
+        self.context = context
+
+    def epoch(self, numbers: Mapping[str, float]) -> None:
+        self.context.report_custom_message({"epoch": dict(numbers)})
+
+    def result(self, facts: Mapping[str, Any]) -> None:
+        self.context.report_custom_message({"result": dict(facts)})
+
+
+@contextmanager
+def open_reporter() -> Iterator[Reporter]:
+    """A reporter to the Dagster run that started this process, if one did."""
+    if PIPES_CONTEXT not in os.environ:
+        yield Reporter()
+        return
+    from dagster_pipes import open_dagster_pipes
+
+    with open_dagster_pipes() as context:
+        yield PipesReporter(context)

@@ -1,0 +1,119 @@
+"""Scores of a range of dates by the one forward path, and their quality during training."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from atft_model.config import RunConfig
+from atft_model.data.batches import DevicePanel, WindowBatch, epoch_batches
+from atft_model.evaluation import HEADLINE_HORIZON
+from atft_model.losses.total import TrainingLoss
+from atft_model.metrics.inference import sharpe
+from atft_model.metrics.portfolio import PortfolioConfig, portfolio_returns
+from atft_model.metrics.rank_ic import ic, rank_ic
+from atft_model.model.atft import ATFT
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Quality on the validation dates; NaN where undefined."""
+
+    loss: float
+    rank_ic: dict[int, float]
+    ic: dict[int, float]
+    sharpe: float
+
+    @property
+    def mean_rank_ic(self) -> float:
+        """Rank IC averaged over horizons: what early stopping and the schedule watch."""
+        return float(np.mean(list(self.rank_ic.values())))
+
+
+def forward(model: ATFT, batch: WindowBatch, precision: str) -> torch.Tensor:
+    """The one forward path of training, validation and prediction."""
+    device = batch.features.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed"):
+        return model(batch).float()
+
+
+@torch.no_grad()
+def predict_quantiles(
+    model: ATFT,
+    data: DevicePanel,
+    dates: np.ndarray,
+    config: RunConfig,
+    runs: int,
+    loss: TrainingLoss | None = None,
+) -> tuple[np.ndarray, float]:
+    """Quantiles of every True date, with dropout off and the same graph and normalizer.
+
+    Args:
+        dates: bool [dates].
+
+    Returns:
+        float32 [dates, stocks, horizons, quantiles], NaN where a window cannot be scored or the
+        date was not asked for; and the mean loss over batches (NaN without ``loss``).
+    """
+    model.eval()
+    n_dates, n_stocks = data.scorable.shape
+    shape = (n_dates, n_stocks, len(data.panel.horizons), len(config.model.quantiles))
+    quantiles = np.full(shape, np.nan, dtype=np.float32)
+    losses = []
+    for starts, length in epoch_batches(dates, config.training.run_length, runs):
+        batch = data.batch(torch.from_numpy(starts).to(data.device), length)
+        output = forward(model, batch, config.training.precision)
+        if loss is not None:
+            losses.append(loss(output, batch.target, batch.valid).total)
+        scored = output.masked_fill(~batch.scorable[..., None, None], torch.nan)
+        quantiles[batch.positions.flatten().cpu().numpy()] = scored.flatten(0, 1).cpu().numpy()
+    return quantiles, float(torch.stack(losses).mean()) if losses else float("nan")
+
+
+def validate(
+    model: ATFT, data: DevicePanel, dates: np.ndarray, config: RunConfig, runs: int,
+    loss: TrainingLoss,
+) -> Validation:  # fmt: skip
+    """Loss, rank IC and IC per horizon, and the net Sharpe of the headline portfolio."""
+    quantiles, mean_loss = predict_quantiles(model, data, dates, config, runs, loss)
+    panel = data.panel
+    score = quantiles[..., model.median].astype(np.float64)
+    days = np.flatnonzero(dates)
+    rank_ics, ics = {}, {}
+    for index, horizon in enumerate(panel.horizons):
+        target = np.asarray(panel.targets[days, :, index], dtype=np.float64)
+        mine = score[days, :, index]
+        valid = np.isfinite(mine) & np.isfinite(target)
+        rank_ics[horizon] = nanmean(
+            rank_ic(mine, target, valid, min_stocks=config.training.min_stocks)
+        )
+        ics[horizon] = nanmean(ic(mine, target, valid, min_stocks=config.training.min_stocks))
+    return Validation(mean_loss, rank_ics, ics, _headline_sharpe(score, data, days))
+
+
+def nanmean(values: np.ndarray) -> float:
+    """Mean of the defined values; NaN, without a warning, where there are none."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _headline_sharpe(score: np.ndarray, data: DevicePanel, days: np.ndarray) -> float:
+    """Net annualised Sharpe of the decile long-short on the validation dates; NaN if too few."""
+    panel = data.panel
+    if HEADLINE_HORIZON not in panel.horizons:
+        return float("nan")
+    index = panel.horizons.index(HEADLINE_HORIZON)
+    config = PortfolioConfig(horizon=HEADLINE_HORIZON)
+    last = min(int(days[-1]) + HEADLINE_HORIZON + config.execution_lag + 1, len(panel.dates))
+    rows = slice(int(days[0]), last)
+    if rows.stop - rows.start < 2 * (HEADLINE_HORIZON + config.execution_lag):
+        return float("nan")
+    mine = score[rows, :, index]
+    returns = portfolio_returns(
+        mine,
+        np.asarray(panel.daily_return[rows], dtype=np.float64),
+        np.isfinite(mine),
+        np.array(panel.dates[rows], dtype="datetime64[D]"),
+        config,
+    )
+    return sharpe(returns.net, returns.dates).value

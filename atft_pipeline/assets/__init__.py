@@ -1,0 +1,1 @@
+"""Thin assets: read, call one pure function, write, attach metadata."""

@@ -1,0 +1,1 @@
+"""Verdicts: pure functions from recorded evidence and thresholds to passed or failed."""

@@ -1,0 +1,441 @@
+"""The feature contract: each input's name, formula, sources, lookback and normalizer, stated once.
+
+Adding a feature is one entry here, its expression in ``transforms``, and one test. The order is the
+column order of the feature table and the panel: core, extra, masks. ``needs`` names the source
+columns beyond what every daily bar has, so that a source without them leaves the feature out.
+
+Normalizers: ``cross_section`` where a stock's place among the date's stocks carries the meaning.
+``time_series`` where it would erase it: market-wide series; ``rel_strength_5d``, which differs from
+``returns_5d`` by the same number for all stocks of a date; ``log_returns_1d``, kept so that one
+return shows how large the day was; ``sec_vol_20_z``, already a score against its own past.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+
+import polars as pl
+
+from atft_pipeline.transforms import indicators, liquidity, returns
+from atft_pipeline.transforms import market as mkt
+from atft_pipeline.transforms import sector as sec
+from atft_pipeline.transforms.features import Feature, Group, Normalizer
+
+CLOSES = ("prices.close",)
+RANGE = ("prices.high", "prices.low", "prices.close")
+VOLUME = ("prices.volume",)
+SHARES = ("prices.turnover", "prices.raw_close", "listings.shares_outstanding")
+SECTOR = ("prices.close", "listings.sector")
+
+CLOSE = pl.col("close")
+HIGH = pl.col("high")
+LOW = pl.col("low")
+RETURN = pl.col("return_1d")
+LEVEL = pl.col("level")
+MEMBERS = pl.col("members")
+MARKET_RETURN = pl.col("market_return_1d")
+BETA = mkt.beta(RETURN, MARKET_RETURN)
+
+
+def build_registry(*parts: Iterable[Feature]) -> tuple[Feature, ...]:
+    """The parts in order, as one registry.
+
+    Raises:
+        ValueError: Two features share a name.
+    """
+    features = tuple(feature for part in parts for feature in part)
+    seen: set[str] = set()
+    for feature in features:
+        if feature.name in seen:
+            raise ValueError(
+                f"feature registry: '{feature.name}' is declared twice; rename or remove one"
+            )
+        seen.add(feature.name)
+    return features
+
+
+def _price(
+    name: str,
+    formula: str,
+    lookback: int,
+    expression: pl.Expr,
+    normalizer: Normalizer = "cross_section",
+    needs: tuple[str, ...] = CLOSES,
+    group: Group = "price",
+) -> Feature:
+    """A feature of the stock's own bars."""
+    return Feature(name, formula, group, "stock", needs, lookback, normalizer, expression)
+
+
+def _market(
+    name: str,
+    formula: str,
+    lookback: int,
+    expression: pl.Expr,
+    normalizer: Normalizer = "time_series",
+) -> Feature:
+    """A feature of the market series M (level) and m (its one-day return)."""
+    needs = CLOSES
+    return Feature(name, formula, "market", "market", needs, lookback, normalizer, expression)
+
+
+def _relative(
+    name: str,
+    formula: str,
+    lookback: int,
+    expression: pl.Expr,
+    normalizer: Normalizer = "cross_section",
+    needs: tuple[str, ...] = CLOSES,
+) -> Feature:
+    """A feature of the stock's bars and the market's or sector's of the same dates."""
+    return Feature(name, formula, "relative", "stock", needs, lookback, normalizer, expression)
+
+
+def _sector(
+    name: str,
+    formula: str,
+    lookback: int,
+    expression: pl.Expr,
+    normalizer: Normalizer = "cross_section",
+) -> Feature:
+    """A feature of the sector series S (level); null where the sector is too small that day."""
+    text = f"{formula}; null where the sector has fewer than {sec.MIN_SECTOR_STOCKS} stocks"
+    gated = sec.where_enough_members(expression, MEMBERS)
+    return Feature(name, text, "sector", "sector", SECTOR, lookback, normalizer, gated)
+
+
+def _simple_return(bars: int) -> Feature:
+    return _price(
+        f"returns_{bars}d",
+        f"close[t] / close[t-{bars}] - 1",
+        bars + 1,
+        returns.simple_return(CLOSE, bars),
+    )
+
+
+def _volatility(bars: int) -> Feature:
+    return _price(
+        f"volatility_{bars}d",
+        f"sample standard deviation of returns_1d over {bars} bars, per day",
+        bars + 1,
+        returns.volatility(RETURN, bars),
+    )
+
+
+def _exponential_average(span: int) -> Feature:
+    return _price(
+        f"ema_{span}",
+        f"ema(close, {span})[t] / close[t] - 1; recursive from the first bar, first value on bar "
+        f"{span}",
+        span,
+        indicators.exponential_average_to_price(CLOSE, span),
+    )
+
+
+def _price_to_average(bars: int) -> Feature:
+    return _price(
+        f"price_to_sma{bars}",
+        f"close[t] / mean(close over {bars} bars) - 1",
+        bars,
+        indicators.price_to_average(CLOSE, bars),
+    )
+
+
+def _volume_ratio(bars: int) -> Feature:
+    return _price(
+        f"volume_ratio_{bars}",
+        f"volume[t] / mean(volume over {bars} bars), split-adjusted",
+        bars,
+        liquidity.volume_ratio(pl.col("volume"), bars),
+        needs=VOLUME,
+        group="liquidity",
+    )
+
+
+def _market_return(days: int) -> Feature:
+    return _market(
+        f"mkt_ret_{days}d", f"M[t] / M[t-{days}] - 1", days + 1, returns.simple_return(LEVEL, days)
+    )
+
+
+def _relative_strength_index(bars: int) -> Feature:
+    return _price(
+        f"rsi_{bars}",
+        f"Wilder's RSI over {bars} bars: 100 g / (g + l), gains g and losses l of close smoothed "
+        f"by 1/{bars}, recursive from the first change, first value on bar {bars + 1}",
+        bars + 1,
+        indicators.relative_strength_index(CLOSE, bars),
+    )
+
+
+TRAILING_YEAR = (
+    f"the trailing year ({mkt.YEAR_BARS} days, today included, at least {mkt.MIN_YEAR_BARS} known)"
+)
+
+CORE: tuple[Feature, ...] = (
+    _simple_return(1),
+    _simple_return(5),
+    _price(
+        "log_returns_1d", "ln(close[t] / close[t-1])", 2, returns.log_return(CLOSE), "time_series"
+    ),
+    _volatility(5),
+    _volatility(20),
+    _exponential_average(5),
+    _exponential_average(20),
+    _exponential_average(200),
+    _price(
+        "ma_gap_5_20",
+        "mean(close over 5 bars) / mean(close over 20 bars) - 1",
+        20,
+        indicators.average_gap(CLOSE, 5, 20),
+    ),
+    _price_to_average(20),
+    _price(
+        "bb_position",
+        "Bollinger %b: (close - (m - 2s)) / 4s, mean m and population std s of close over 20 bars",
+        20,
+        indicators.bollinger_position(CLOSE),
+    ),
+    _price(
+        "bb_width",
+        "Bollinger BandWidth: 4s / m, mean m and population std s of close over 20 bars",
+        20,
+        indicators.bollinger_width(CLOSE),
+    ),
+    _volume_ratio(5),
+    _volume_ratio(20),
+    _price(
+        "turnover_rate",
+        "(turnover / raw_close) / shares_outstanding, in the day's own units of shares",
+        1,
+        liquidity.turnover_rate(
+            pl.col("turnover"), pl.col("raw_close"), pl.col("shares_outstanding")
+        ),
+        needs=SHARES,
+        group="liquidity",
+    ),
+    _market_return(1),
+    _market_return(5),
+    _market(
+        "mkt_gap_5_20",
+        "mean(M over 5 days) / mean(M over 20 days) - 1",
+        20,
+        indicators.average_gap(LEVEL, 5, 20),
+    ),
+    _market(
+        "mkt_vol_20d",
+        "sample standard deviation of m over 20 days, per day",
+        21,
+        returns.volatility(RETURN, 20),
+    ),
+    _market(
+        "mkt_bull_200",
+        "1 where M[t] > mean(M over 200 days), else 0",
+        200,
+        mkt.bull_market(LEVEL),
+        "none",
+    ),
+    _market(
+        "mkt_high_vol",
+        "1 where mkt_vol_20d is above its mean plus one sample std, both over " + TRAILING_YEAR,
+        mkt.YEAR_BARS + 20,
+        mkt.high_volatility(RETURN),
+        "none",
+    ),
+    _market(
+        "mkt_ret_1d_z",
+        "(m[t] - mean(m)) / sample std(m), both over " + TRAILING_YEAR,
+        mkt.YEAR_BARS + 1,
+        returns.trailing_z_score(RETURN, mkt.YEAR_BARS, mkt.MIN_YEAR_BARS),
+    ),
+    _market(
+        "mkt_dd_from_peak",
+        "M[t] / max(M) - 1, maximum over " + TRAILING_YEAR,
+        mkt.YEAR_BARS,
+        mkt.drawdown_from_peak(LEVEL),
+    ),
+    _relative("beta_60d", "cov(r, m) / var(m) over 60 bars, r the stock's returns_1d", 61, BETA),
+    _relative("alpha_1d", "r[t] - beta_60d[t] m[t]", 61, mkt.alpha(RETURN, MARKET_RETURN, BETA)),
+    _relative(
+        "alpha_5d",
+        "returns_5d[t] - beta_60d[t] mkt_ret_5d[t]",
+        61,
+        mkt.alpha(returns.simple_return(CLOSE, 5), pl.col("market_return_5d"), BETA),
+    ),
+    _relative(
+        "rel_strength_5d",
+        "returns_5d[t] - mkt_ret_5d[t]",
+        6,
+        returns.simple_return(CLOSE, 5) - pl.col("market_return_5d"),
+        "time_series",
+    ),
+    _relative(
+        "idio_vol_ratio",
+        "sqrt(1 - corr(r, m)^2) over 60 bars: residual over total volatility",
+        61,
+        mkt.idiosyncratic_share(RETURN, MARKET_RETURN),
+    ),
+    _relative(
+        "trend_align_mkt",
+        "1 where ma_gap_5_20 and mkt_gap_5_20 have the same sign, else 0",
+        20,
+        mkt.trend_alignment(indicators.average_gap(CLOSE, 5, 20), pl.col("market_gap_5_20")),
+        "none",
+    ),
+    _sector("sec_mom_20", "S[t] / S[t-20] - 1", 21, returns.simple_return(LEVEL, 20)),
+    _sector("sec_ret_5d_eq", "S[t] / S[t-5] - 1", 6, returns.simple_return(LEVEL, 5)),
+    _sector(
+        "sec_vol_20_z",
+        "sample std of the sector's returns over 20 days, less its mean, over its sample std, both "
+        "over " + TRAILING_YEAR,
+        mkt.YEAR_BARS + 20,
+        returns.trailing_z_score(returns.volatility(RETURN, 20), mkt.YEAR_BARS, mkt.MIN_YEAR_BARS),
+        "time_series",
+    ),
+    _sector(
+        "sec_gap_5_20",
+        "mean(S over 5 days) / mean(S over 20 days) - 1",
+        20,
+        indicators.average_gap(LEVEL, 5, 20),
+    ),
+)
+
+EXTRA: tuple[Feature, ...] = (
+    _simple_return(10),
+    _simple_return(20),
+    _volatility(10),
+    _volatility(60),
+    _price_to_average(5),
+    _price_to_average(60),
+    _price(
+        "close_to_high",
+        "close[t] / high[t] - 1: 0 where the day closed on its high, else below",
+        1,
+        returns.ratio(CLOSE, HIGH) - 1.0,
+        needs=RANGE,
+    ),
+    _price(
+        "close_to_low",
+        "close[t] / low[t] - 1: 0 where the day closed on its low, else above",
+        1,
+        returns.ratio(CLOSE, LOW) - 1.0,
+        needs=RANGE,
+    ),
+    _price(
+        "realized_volatility",
+        "Parkinson: sqrt(mean(ln(high / low)^2 over 20 bars) / (4 ln 2)), per day",
+        20,
+        returns.parkinson_volatility(HIGH, LOW, 20),
+        needs=RANGE,
+    ),
+    _market(
+        "mkt_bb_bw",
+        "Bollinger BandWidth of M over 20 days, as bb_width",
+        20,
+        indicators.bollinger_width(LEVEL),
+    ),
+    _market(
+        "mkt_bb_pct_b",
+        "Bollinger %b of M over 20 days, as bb_position",
+        20,
+        indicators.bollinger_position(LEVEL),
+    ),
+    _market_return(10),
+    _market_return(20),
+    _market(
+        "mkt_ema20_slope_3",
+        "ema(M, 20)[t] / ema(M, 20)[t-3] - 1; recursive from the first day",
+        23,
+        mkt.exponential_slope(LEVEL, 20, 3),
+    ),
+    _relative(
+        "beta_stability_60d",
+        "1 / (1 + sample std of beta_60d over 60 bars): 1 where it did not move",
+        120,
+        mkt.beta_stability(RETURN, MARKET_RETURN),
+    ),
+    _relative_strength_index(2),
+    _relative_strength_index(14),
+    _price(
+        "macd_histogram",
+        "(macd - ema(macd, 9)) / close, macd = ema(close, 12) - ema(close, 26); recursive from the "
+        "first bar, first value on bar 34",
+        34,
+        indicators.macd_histogram(CLOSE),
+    ),
+    _price(
+        "stoch_k",
+        "100 (close - min low) / (max high - min low) over 14 bars",
+        14,
+        indicators.stochastic_k(HIGH, LOW, CLOSE, 14),
+        needs=RANGE,
+    ),
+    _relative(
+        "alpha_vs_sec_1d",
+        "returns_1d[t] less the mean returns_1d of the sector's stocks, itself included; null "
+        f"where the sector has fewer than {sec.MIN_SECTOR_STOCKS} stocks",
+        2,
+        sec.where_enough_members(RETURN - pl.col("sector_return_1d"), pl.col("sector_members")),
+        needs=SECTOR,
+    ),
+)
+
+MASKS: tuple[Feature, ...] = (
+    _price(
+        "is_valid_ma",
+        "1 where the stock has 200 bars or more, so that every moving average is valid, else 0",
+        200,
+        (pl.int_range(1, pl.len() + 1) >= 200).cast(pl.Float64),
+        "none",
+        group="mask",
+    ),
+    _price(
+        "is_sec_cs_valid",
+        f"1 where the stock's sector is known and has {sec.MIN_SECTOR_STOCKS} stocks or more that "
+        "day, else 0",
+        1,
+        sec.has_enough_members(pl.col("sector_members")),
+        "none",
+        needs=SECTOR,
+        group="mask",
+    ),
+)
+
+REGISTRY: tuple[Feature, ...] = build_registry(CORE, EXTRA, MASKS)
+
+
+def unmet_needs(
+    tables: Mapping[str, pl.DataFrame], registry: Sequence[Feature] = REGISTRY
+) -> set[str]:
+    """The needed source columns that are absent or hold no value.
+
+    Args:
+        tables: Source tables by the name that ``needs`` uses: ``prices``, ``listings``.
+        registry: Whose needs to look up.
+    """
+    needs = {need for feature in registry for need in feature.needs}
+    return {need for need in needs if not _is_met(tables, *need.split("."))}
+
+
+def _is_met(tables: Mapping[str, pl.DataFrame], table: str, column: str) -> bool:
+    frame = tables.get(table)
+    if frame is None or column not in frame.columns:
+        return False
+    return frame[column].null_count() < frame.height
+
+
+def available_features(
+    missing: AbstractSet[str], registry: Sequence[Feature] = REGISTRY
+) -> tuple[tuple[Feature, ...], dict[str, str]]:
+    """The features that a source can feed, in order, and why each other is left out.
+
+    Args:
+        missing: Needs that the source does not meet, as ``table.column`` (see ``unmet_needs``).
+        registry: What to choose from.
+    """
+    left_out = {
+        feature.name: "the source has no " + ", ".join(sorted(missing & set(feature.needs)))
+        for feature in registry
+        if missing & set(feature.needs)
+    }
+    kept = tuple(feature for feature in registry if feature.name not in left_out)
+    return kept, left_out

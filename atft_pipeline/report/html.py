@@ -1,0 +1,412 @@
+"""The evaluation report: one self-contained HTML file, readable in print, on a phone, without network.
+
+Takes finished tables and verdicts, and lays them out; it computes and decides nothing. The figures
+are made in ``plots.py``, the page in ``template.html.j2``.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import polars as pl
+
+from atft_pipeline.report.plots import (
+    MODEL_SCORER,
+    figure_to_svg,
+    plot_cumulative_return,
+    plot_deciles,
+    plot_gradients,
+    plot_rank_ic,
+    plot_scorers,
+    plot_training,
+    scorer_label,
+)
+
+HEADLINE_HORIZON = 5  # the Sharpe verdict judges five days (decile long-short, net)
+NOT_AVAILABLE = "n/a"
+
+_COLUMNS: dict[str, tuple[str, ...]] = {
+    "horizons": (
+        "scorer",
+        "horizon",
+        "rank_ic",
+        "rank_ic_se",
+        "rank_ic_t",
+        "icir",
+        "hit_rate",
+        "oracle_share",
+        "sharpe_net",
+        "sharpe_se",
+        "sharpe_gross",
+        "turnover",
+        "max_drawdown",
+        "breakeven_cost_bp",
+        "n_dates",
+    ),
+    "daily": ("scorer", "date", "gross", "net"),
+    "rank_ic_by_date": ("scorer", "horizon", "date", "rank_ic"),
+    "deciles": ("horizon", "decile", "mean_return", "standard_error"),
+    "epochs": (
+        "epoch",
+        "train_loss",
+        "val_loss",
+        "val_rank_ic",
+        "learning_rate",
+        "windows_per_second",
+    ),
+    "gradients": ("step", "group", "l2"),
+    "quarantine": ("reason", "rows"),
+}
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """One asset check as it ended.
+
+    Attributes:
+        asset: The asset that the check belongs to.
+        name: The fact that the check states.
+        passed: Whether the fact holds.
+        severity: What a failure means.
+        kind: ``integrity`` stops the run; ``skill`` judges the model and stops nothing.
+        figure: What was measured, with its unit.
+        threshold: What was demanded.
+        description: Why it matters, in one sentence.
+    """
+
+    asset: str
+    name: str
+    passed: bool
+    severity: Literal["ERROR", "WARN"]
+    kind: Literal["integrity", "skill"]
+    figure: str
+    threshold: str
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the model may be used, and why, in words for a person."""
+
+    accepted: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything that the page shows. A frame without rows is shown as "not recorded".
+
+    Attributes:
+        title: Heading of the page.
+        identity: Run id, hashes, source, periods, sizes, seed, device, versions; shown in order.
+        verdict: The overall verdict; it must not contradict ``checks``.
+        checks: Every check of the run.
+        horizons: One row per (scorer, horizon), the model and all baselines; ``oracle_share`` is
+            null without an oracle. Shares, returns and drawdown are fractions.
+        daily: (scorer, date, gross, net) at the headline horizon, as fractions.
+        rank_ic_by_date: (scorer, horizon, date, rank_ic), NaN where undefined.
+        deciles: (horizon, decile, mean_return, standard_error) as fractions.
+        epochs: One row per epoch of the training.
+        gradients: (step, group, l2).
+        quarantine: (reason, rows) of the rejected rows.
+        missing: What the data lack, and what follows from that.
+        notes: Known limits of this evaluation.
+
+    Raises:
+        ValueError: A frame lacks a column, or an accepting verdict stands over a failed check.
+    """
+
+    title: str
+    identity: dict[str, str]
+    verdict: Verdict
+    checks: Sequence[CheckRow]
+    horizons: pl.DataFrame
+    daily: pl.DataFrame
+    rank_ic_by_date: pl.DataFrame
+    deciles: pl.DataFrame
+    epochs: pl.DataFrame
+    gradients: pl.DataFrame
+    quarantine: pl.DataFrame
+    missing: dict[str, str]
+    notes: Sequence[str]
+
+    def __post_init__(self) -> None:
+        for name, columns in _COLUMNS.items():
+            frame: pl.DataFrame = getattr(self, name)
+            absent = [column for column in columns if column not in frame.columns]
+            if absent and not frame.is_empty():
+                raise ValueError(
+                    f"ReportData: {name} lacks {', '.join(absent)}; found {frame.columns}"
+                )
+        failed = [c.name for c in self.checks if not c.passed and c.severity == "ERROR"]
+        if self.verdict.accepted and failed:
+            raise ValueError(
+                f"ReportData: verdict is accepted, but {', '.join(failed)} failed; "
+                "decide the verdict from the checks"
+            )
+
+
+class _Figure(NamedTuple):
+    title: str
+    svg: str | None  # None: nothing was recorded
+    caption: str
+
+
+class _Column(NamedTuple):
+    header: str
+    cell: Callable[[dict[str, Any]], str]
+
+
+class _HorizonTable(NamedTuple):
+    horizon: int
+    headline: bool
+    summary: str
+    headers: list[str]
+    rows: list[tuple[bool, list[str]]]  # (is the model, cells)
+
+
+class _KeyFigure(NamedTuple):
+    label: str
+    value: str
+    detail: str
+
+
+def render_report(data: ReportData) -> str:
+    """The page as one string of HTML: no script, no network, the same for the same data."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("template.html.j2").render(
+        data=data,
+        horizon=HEADLINE_HORIZON,
+        key_figures=_key_figures(data.horizons),
+        check_groups=_check_groups(data.checks),
+        figures=_figures(data),
+        horizon_tables=_horizon_tables(data.horizons),
+        quarantine=_quarantine_rows(data.quarantine),
+    )
+
+
+# Cells --------------------------------------------------------------------------------------------
+
+
+def _number(value: Any, digits: int, unit: str = "", scale: float = 1.0) -> str:
+    """A number with a fixed count of decimals and a true minus; n/a for None, NaN and infinities."""
+    if value is None or not math.isfinite(value):
+        return NOT_AVAILABLE
+    text = f"{value * scale:,.{digits}f}"
+    if float(text.replace(",", "")) == 0.0:
+        text = text.lstrip("-")
+    return text.replace("-", "−") + unit
+
+
+def _with_error(value: Any, error: Any, digits: int) -> str:
+    shown = _number(value, digits)
+    return shown if shown == NOT_AVAILABLE else f"{shown} ± {_number(error, digits)}"
+
+
+def _percent(value: Any, digits: int = 1) -> str:
+    return _number(value, digits, "\N{NO-BREAK SPACE}%", 100.0)
+
+
+_HORIZON_COLUMNS = (
+    _Column("scorer", lambda r: scorer_label(r["scorer"])),
+    _Column("rank IC ± s.e.", lambda r: _with_error(r["rank_ic"], r["rank_ic_se"], 4)),
+    _Column("t", lambda r: _number(r["rank_ic_t"], 1)),
+    _Column("ICIR", lambda r: _number(r["icir"], 2)),
+    _Column("hit rate", lambda r: _percent(r["hit_rate"])),
+    _Column("share of oracle", lambda r: _percent(r["oracle_share"], 0)),
+    _Column("net Sharpe ± s.e.", lambda r: _with_error(r["sharpe_net"], r["sharpe_se"], 2)),
+    _Column("gross Sharpe", lambda r: _number(r["sharpe_gross"], 2)),
+    _Column("turnover a day", lambda r: _percent(r["turnover"], 0)),
+    _Column("max drawdown", lambda r: _percent(r["max_drawdown"])),
+    _Column("break-even cost", lambda r: _number(r["breakeven_cost_bp"], 1, "\N{NO-BREAK SPACE}bp")),
+    _Column("dates", lambda r: _number(r["n_dates"], 0)),
+)
+
+
+# Parts of the page --------------------------------------------------------------------------------
+
+
+def _key_figures(horizons: pl.DataFrame) -> list[_KeyFigure]:
+    """The model's headline numbers, each with what it needs to be judged."""
+    row = _model_row(horizons, HEADLINE_HORIZON)
+    if row is None:
+        return []
+    dates = f"{_number(row['n_dates'], 0)} dates"
+    figures = [
+        _KeyFigure(
+            "Net Sharpe",
+            _with_error(row["sharpe_net"], row["sharpe_se"], 2),
+            f"95 %: {_interval(row['sharpe_net'], row['sharpe_se'])}; "
+            f"gross {_number(row['sharpe_gross'], 2)}",
+        ),
+        _KeyFigure(
+            "Rank IC",
+            _with_error(row["rank_ic"], row["rank_ic_se"], 3),
+            f"t = {_number(row['rank_ic_t'], 1)} over {dates}",
+        ),
+        _KeyFigure(
+            "Break-even cost",
+            _number(row["breakeven_cost_bp"], 1, "\N{NO-BREAK SPACE}bp"),
+            f"one way, at a turnover of {_percent(row['turnover'], 0)} a day",
+        ),
+        _KeyFigure("Maximum drawdown", _percent(row["max_drawdown"]), f"net, over {dates}"),
+    ]
+    if _number(row["oracle_share"], 0) != NOT_AVAILABLE:
+        share = _percent(row["oracle_share"], 0)
+        figures.append(_KeyFigure("Share of oracle", share, "of the planted signal's rank IC"))
+    return figures
+
+
+def _interval(value: Any, error: Any) -> str:
+    if value is None or error is None or not math.isfinite(value + error):
+        return NOT_AVAILABLE
+    reach = 1.96 * error
+    return f"{_number(value - reach, 2)} to {_number(value + reach, 2)}"
+
+
+def _check_groups(checks: Sequence[CheckRow]) -> list[dict[str, Any]]:
+    groups = []
+    for kind, meaning in (
+        ("integrity", "a failure stops what depends on it"),
+        ("skill", "a failure bars the model from use, but stops nothing"),
+    ):
+        rows = [check for check in checks if check.kind == kind]
+        rows.sort(key=lambda check: (check.passed, check.severity != "ERROR"))
+        if rows:
+            held = sum(check.passed for check in rows)
+            groups.append(
+                {
+                    "kind": kind.capitalize(),
+                    "meaning": meaning,
+                    "count": f"{held} of {len(rows)} hold",
+                    "rows": [(*_outcome(check), check) for check in rows],
+                }
+            )
+    return groups
+
+
+def _outcome(check: CheckRow) -> tuple[str, str, str]:
+    """(style, symbol, word): never colour alone."""
+    if check.passed:
+        return "pass", "✓", "holds"
+    return ("fail", "✗", "fails") if check.severity == "ERROR" else ("warn", "!", "warning")
+
+
+def _horizon_tables(horizons: pl.DataFrame) -> list[_HorizonTable]:
+    """One table per horizon, the headline horizon first, the model in the first row of each."""
+    if horizons.is_empty():
+        return []
+    order = horizons["horizon"].unique().sort().to_list()
+    order.sort(key=lambda horizon: horizon != HEADLINE_HORIZON)
+    shares_known = horizons["oracle_share"].is_not_null().any()
+    columns = [c for c in _HORIZON_COLUMNS if shares_known or c.header != "share of oracle"]
+    tables = []
+    for horizon in order:
+        rows = horizons.filter(pl.col("horizon") == horizon).to_dicts()
+        rows.sort(key=lambda row: row["scorer"] != MODEL_SCORER)
+        model = _model_row(horizons, horizon)
+        rank_ic = _with_error(model["rank_ic"], model["rank_ic_se"], 4) if model else NOT_AVAILABLE
+        net = _with_error(model["sharpe_net"], model["sharpe_se"], 2) if model else NOT_AVAILABLE
+        tables.append(
+            _HorizonTable(
+                horizon=horizon,
+                headline=horizon == HEADLINE_HORIZON,
+                summary=f"model: rank IC {rank_ic}, net Sharpe {net}",
+                headers=[column.header for column in columns],
+                rows=[
+                    (row["scorer"] == MODEL_SCORER, [column.cell(row) for column in columns])
+                    for row in rows
+                ],
+            )
+        )
+    return tables
+
+
+def _model_row(horizons: pl.DataFrame, horizon: int) -> dict[str, Any] | None:
+    if horizons.is_empty():
+        return None
+    chosen = (pl.col("scorer") == MODEL_SCORER) & (pl.col("horizon") == horizon)
+    rows = horizons.filter(chosen).to_dicts()
+    return rows[0] if rows else None
+
+
+def _quarantine_rows(quarantine: pl.DataFrame) -> list[tuple[str, str]]:
+    if quarantine.is_empty():
+        return []
+    rows = quarantine.sort(["rows", "reason"], descending=[True, False]).iter_rows(named=True)
+    listed = [(str(row["reason"]), _number(row["rows"], 0)) for row in rows]
+    return [*listed, ("all reasons", _number(quarantine["rows"].sum(), 0))]
+
+
+def _figures(data: ReportData) -> dict[str, _Figure]:
+    h = HEADLINE_HORIZON
+    of_model = pl.col("scorer") == MODEL_SCORER
+    has_daily = not data.daily.is_empty() and not data.daily.filter(of_model).is_empty()
+    has_rank_ic = (
+        not data.rank_ic_by_date.is_empty()
+        and not data.rank_ic_by_date.filter(of_model & (pl.col("horizon") == h)).is_empty()
+    )
+    has_scorers = (
+        not data.horizons.is_empty()
+        and not data.horizons.filter(pl.col("horizon") == h).is_empty()
+    )
+    return {
+        "returns": _Figure(
+            "Cumulative net return",
+            figure_to_svg(plot_cumulative_return(data.daily)) if has_daily else None,
+            f"Decile long-short held {h} days, after costs, compounded. Grey: where 95 % of "
+            "strategies without skill end that vary as much as the model.",
+        ),
+        "rank_ic": _Figure(
+            "Rank IC over time",
+            figure_to_svg(plot_rank_ic(data.rank_ic_by_date, h)) if has_rank_ic else None,
+            "Band: 95 % interval of the mean (Newey–West). Where it covers zero, those dates show "
+            "no skill. The outermost 2 % of the dots on each side are drawn at the edge.",
+        ),
+        "scorers": _Figure(
+            "Model among the baselines",
+            figure_to_svg(plot_scorers(data.horizons, h)) if has_scorers else None,
+            "Points with 95 % intervals, best rank IC first. An interval that covers zero is no "
+            "evidence of skill.",
+        ),
+        "deciles": _Figure(
+            "Return by score decile",
+            None if data.deciles.is_empty() else figure_to_svg(plot_deciles(data.deciles)),
+            "Mean forward return less the mean of the date, with 95 % intervals. A ranking that "
+            "works rises from left to right; the dark deciles are traded.",
+        ),
+        "training": _Figure(
+            "Loss and validation rank IC",
+            None if data.epochs.is_empty() else figure_to_svg(plot_training(data.epochs)),
+            _training_caption(data.epochs),
+        ),
+        "gradients": _Figure(
+            "Gradient norms",
+            None if data.gradients.is_empty() else figure_to_svg(plot_gradients(data.gradients)),
+            "Each part of the model must learn: a line that falls to the bottom, or a cross, is a "
+            "part that receives nothing.",
+        ),
+    }
+
+
+def _training_caption(epochs: pl.DataFrame) -> str:
+    if epochs.is_empty():
+        return ""
+    speed = _number(epochs["windows_per_second"].cast(pl.Float64).median(), 0)
+    rate = epochs.sort("epoch")["learning_rate"][-1]
+    last = NOT_AVAILABLE if rate is None or not math.isfinite(rate) else f"{rate:.1e}"
+    return (
+        f"Ring: the epoch with the best validation rank IC. {speed} windows a second in the "
+        f"median; the last learning rate was {last}."
+    )

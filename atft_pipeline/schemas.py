@@ -1,0 +1,248 @@
+"""Each table's columns, types and keys, and the bounds that normalized features must meet.
+
+Tables are validated eagerly (``schema.validate(frame, lazy=True)``): on a LazyFrame pandera looks
+at the column types only. ``lazy=True`` collects every failure instead of stopping at the first.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandera.polars as pa
+import polars as pl
+from pandera.errors import SchemaErrors
+
+KEY = ["date", "code"]
+
+ALL_FEATURES = "__all__"
+"""Row of the statistics table that holds every value of the continuous features together."""
+
+
+def _columns(
+    *,
+    required: Mapping[str, type[pl.DataType]],
+    nullable: Mapping[str, type[pl.DataType]] | None = None,
+) -> dict[str, pa.Column]:
+    columns = {name: pa.Column(dtype) for name, dtype in required.items()}
+    for name, dtype in (nullable or {}).items():
+        columns[name] = pa.Column(dtype, nullable=True)
+    return columns
+
+
+def _table(
+    name: str, columns: dict[str, pa.Column], key: list[str] | None = None
+) -> pa.DataFrameSchema:
+    return pa.DataFrameSchema(columns, name=name, strict=True, unique=key)
+
+
+_RAW_BAR = {
+    "date": pl.Date,
+    "code": pl.String,
+    "open": pl.Float64,
+    "high": pl.Float64,
+    "low": pl.Float64,
+    "close": pl.Float64,
+    "volume": pl.Float64,
+    "turnover": pl.Float64,
+    "adjustment_factor": pl.Float64,
+}
+"""As delivered: values may be missing and keys may repeat; ``prices`` is where rules hold."""
+
+RAW_PRICES = _table("raw_prices", _columns(required={}, nullable=_RAW_BAR))
+
+QUARANTINE = _table("quarantine", _columns(required={"reason": pl.String}, nullable=_RAW_BAR))
+
+RAW_LISTINGS = _table(
+    "raw_listings",
+    _columns(
+        required={"code": pl.String},
+        nullable={
+            "name": pl.String,
+            "sector": pl.String,
+            "market": pl.String,
+            "listed_on": pl.Date,
+            "delisted_on": pl.Date,
+            "shares_outstanding": pl.Float64,
+        },
+    ),
+    ["code"],
+)
+
+RAW_INDICES = _table(
+    "raw_indices",
+    _columns(required={"date": pl.Date, "index": pl.String, "close": pl.Float64}),
+    ["date", "index"],
+)
+
+_HORIZONS = {f"target_{days}d": pl.Float64 for days in (1, 5, 10, 20)}
+
+PLANTED_RETURN = _table(
+    "planted_return",
+    _columns(required={"date": pl.Date, "code": pl.String}, nullable=_HORIZONS),
+    KEY,
+)
+
+
+def _positive() -> pa.Column:
+    return pa.Column(pl.Float64, pa.Check.gt(0.0))
+
+
+PRICES = _table(
+    "prices",
+    {
+        "date": pa.Column(pl.Date),
+        "code": pa.Column(pl.String),
+        **{name: _positive() for name in ("open", "high", "low", "close")},
+        "volume": pa.Column(pl.Float64, pa.Check.ge(0.0)),
+        "turnover": pa.Column(pl.Float64, pa.Check.ge(0.0)),
+        "raw_close": _positive(),
+    },
+    KEY,
+)
+
+TRADING_UNIVERSE = _table(
+    "trading_universe",
+    _columns(
+        required={
+            "date": pl.Date,
+            "code": pl.String,
+            "history_days": pl.Int32,
+            "turnover_20d": pl.Float64,
+            "raw_close": pl.Float64,
+        }
+    ),
+    KEY,
+)
+
+TARGETS = _table(
+    "targets",
+    _columns(required={"date": pl.Date, "code": pl.String}, nullable=_HORIZONS),
+    KEY,
+)
+
+SCORES = _table(
+    "scores",
+    _columns(
+        required={
+            "run_id": pl.String,
+            "scorer": pl.String,
+            "date": pl.Date,
+            "code": pl.String,
+            "horizon": pl.Int32,
+            "score": pl.Float64,
+        }
+    ),
+    ["run_id", "scorer", "date", "code", "horizon"],
+)
+
+
+def features_schema(names: Sequence[str]) -> pa.DataFrameSchema:
+    """The ``features`` table with exactly these columns: raw units, finite or null."""
+    finite = pa.Check.in_range(
+        float("-inf"), float("inf"), include_min=False, include_max=False, error="finite"
+    )
+    return _feature_table("features", names, finite)
+
+
+def normalized_schema(names: Sequence[str], clip: float) -> pa.DataFrameSchema:
+    """The ``normalized_features`` table with exactly these columns, all within ``±clip``."""
+    return _feature_table("normalized_features", names, pa.Check.in_range(-clip, clip))
+
+
+def _feature_table(table: str, names: Sequence[str], check: pa.Check) -> pa.DataFrameSchema:
+    values = {name: pa.Column(pl.Float32, check, nullable=True) for name in names}
+    return _table(table, _columns(required={"date": pl.Date, "code": pl.String}) | values, KEY)
+
+
+@dataclass(frozen=True)
+class NormalizationBounds:
+    """What the statistics of normalized features must meet on training dates.
+
+    Attributes:
+        mean_limit: Of each continuous feature and of all together. A correct score has mean 0;
+            cutting at ±5 after winsorizing moves it by hundredths on the heaviest tails.
+        std_lower: A score cut too hard, or one that is mostly a single value, falls below.
+        std_upper: A correct score has 1 and cutting only lowers it; above means that the
+            statistics are not those of these rows (the historical failure had 268,938).
+        zero_share_limit: Of a continuous feature's known values. Exact zeros come from filling or
+            from scoring slices of one stock, not from data.
+    """
+
+    mean_limit: float = 0.1
+    std_lower: float = 0.8
+    std_upper: float = 1.2
+    zero_share_limit: float = 0.5
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One figure out of bounds: which feature, which quantity, its value (None: no known value)."""
+
+    feature: str
+    quantity: str
+    value: float | None
+    bound: str
+
+    def __str__(self) -> str:
+        value = "unknown" if self.value is None else f"{self.value:g}"
+        return f"{self.feature}: {self.quantity} is {value}, expected {self.bound}"
+
+
+def statistics_schema(bounds: NormalizationBounds, *, flags: bool) -> pa.DataFrameSchema:
+    """The statistics table's rows of continuous features, or those of flags and masks."""
+    known = {name: pa.Column(pl.Float64) for name in ("mean", "std", "zero_share", "min", "max")}
+    if flags:
+        share = pa.Check.in_range(0.0, 1.0, error="a share, from 0 to 1")
+        figures = {name: pa.Column(pl.Float64, share) for name in ("mean", "min", "max")}
+    else:
+        limit, low, high = bounds.mean_limit, bounds.std_lower, bounds.std_upper
+        mean = pa.Check.in_range(-limit, limit, error=f"from {-limit:g} to {limit:g}")
+        std = pa.Check.in_range(low, high, error=f"from {low:g} to {high:g}")
+        zeros = pa.Check.lt(bounds.zero_share_limit, error=f"below {bounds.zero_share_limit:g}")
+        figures = {
+            "mean": pa.Column(pl.Float64, mean),
+            "std": pa.Column(pl.Float64, std),
+            "zero_share": pa.Column(pl.Float64, zeros),
+        }
+    names = _columns(
+        required={
+            "feature": pl.String,
+            "normalizer": pl.String,
+            "rows": pl.Int64,
+            "null_share": pl.Float64,
+        }
+    )
+    return _table("feature_statistics", names | known | figures, ["feature"])
+
+
+def validate_statistics(statistics: pl.DataFrame, bounds: NormalizationBounds) -> list[Violation]:
+    """Every figure of the statistics table that is out of bounds; empty when all hold.
+
+    Args:
+        statistics: From ``transforms.normalize.feature_statistics``.
+        bounds: For continuous features; flags and masks must be shares in [0, 1].
+
+    Raises:
+        SchemaErrors: The table itself is not a statistics table (column missing or of other type).
+    """
+    is_flag = pl.col("normalizer") == "none"
+    violations: list[Violation] = []
+    for flags in (False, True):
+        rows = statistics.filter(is_flag if flags else ~is_flag)
+        try:
+            statistics_schema(bounds, flags=flags).validate(rows, lazy=True)
+        except SchemaErrors as errors:
+            if errors.failure_cases["index"].null_count():
+                raise
+            violations += _violations(rows, errors.failure_cases)
+    return violations
+
+
+def _violations(rows: pl.DataFrame, failure_cases: pl.DataFrame) -> list[Violation]:
+    """One per (feature, quantity): the failure case is the number, its row the feature."""
+    found: dict[tuple[str, str], Violation] = {}
+    for case in failure_cases.iter_rows(named=True):
+        feature, quantity = rows["feature"][case["index"]], case["column"]
+        bound = "a known value" if case["check"] == "not_nullable" else case["check"]
+        value = rows[quantity][case["index"]]
+        found.setdefault((feature, quantity), Violation(feature, quantity, value, bound))
+    return list(found.values())

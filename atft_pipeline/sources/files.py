@@ -1,0 +1,541 @@
+"""Daily bars that a user brings as Parquet or CSV: which columns are what, and what cannot be used.
+
+What belongs here: column names as vendors spell them, the file formats, and the refusals that a
+person can act on. Whether a single bar is credible is not decided here but in
+``transforms.validity``: bars are returned as delivered, defects included.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from atft_model.errors import InputError
+
+
+@dataclass(frozen=True)
+class FilesConfig:
+    """Where a user's files lie and which dates of them to use (both ends included)."""
+
+    prices: Path
+    listings: Path | None = None
+    indices: Path | None = None
+    start_date: date | None = None
+    end_date: date | None = None
+
+    def __post_init__(self) -> None:
+        if self.start_date and self.end_date and self.start_date > self.end_date:
+            raise InputError(
+                f"files source: start_date {self.start_date} is after end_date {self.end_date}; "
+                "expected start_date <= end_date; swap them"
+            )
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column that a table may bring.
+
+    ``aliases`` are further names by which vendors call it, best first. Names are compared without
+    case, spaces and punctuation: ``Adj Factor``, ``adj_factor`` and ``AdjFactor`` are one name.
+    """
+
+    name: str
+    kind: Literal["date", "text", "number"]
+    aliases: tuple[str, ...] = ()
+    required: bool = False
+
+
+DATE = Column(
+    "date",
+    "date",
+    ("trade_date", "trading_date", "business_date", "price_date", "datetime", "timestamp", "day"),
+    required=True,
+)
+CODE = Column(
+    "code",
+    "text",
+    ("symbol", "ticker", "sym", "local_code", "stock_code", "security_code", "ts_code", "tic"),
+    required=True,
+)
+CLOSE = Column("close", "number", ("c", "close_price", "closing_price", "px_last"), required=True)
+SECTOR = Column("sector", "text", ("sector_name", "gics_sector", "sector33", "sector33_code"))
+MARKET = Column("market", "text", ("market_name", "market_code", "market_segment", "exchange"))
+
+# A vendor's adjusted close is on no list: it is rewritten after every split and dividend, so that
+# it differs from the price that was seen on the day. A "split factor" is on no list either: some
+# vendors mean 0.5 by it and others 2.0 for the same 2:1 split.
+PRICE_COLUMNS = (
+    DATE,
+    CODE,
+    Column("open", "number", ("o", "open_price", "opening_price", "px_open"), required=True),
+    Column("high", "number", ("h", "high_price", "px_high"), required=True),
+    Column("low", "number", ("l", "low_price", "px_low"), required=True),
+    CLOSE,
+    Column("volume", "number", ("vol", "vo", "v", "trading_volume", "px_volume"), required=True),
+    Column("turnover", "number", ("turnover_value", "va", "traded_value", "dollar_volume")),
+    Column("adjustment_factor", "number", ("adj_factor",)),
+    SECTOR,
+    MARKET,
+)
+LISTING_COLUMNS = (
+    CODE,
+    Column("name", "text", ("company_name", "company", "security_name", "stock_name")),
+    SECTOR,
+    MARKET,
+    Column("listed_on", "date", ("listing_date", "list_date", "ipo_date", "first_trade_date")),
+    Column("delisted_on", "date", ("delisting_date", "delist_date", "last_trade_date")),
+    Column("shares_outstanding", "number", ("shares_out", "issued_shares", "number_of_shares")),
+)
+INDEX_COLUMNS = (
+    DATE,
+    Column("index", "text", ("index_name", "index_code", "name", *CODE.aliases, "code")),
+    CLOSE,
+)
+
+RAW_PRICES = (
+    *("date", "code", "open", "high", "low", "close"),
+    *("volume", "turnover", "adjustment_factor"),
+)
+DTYPES = {"date": pl.Date, "text": pl.String, "number": pl.Float64}
+NO_NUMBER = ("", "na", "n/a", "#n/a", "nan", "null", "none", "-")  # how files spell "no value"
+
+# A stock counts as gone when its last bar is this much older than the file's last date: longer
+# than a usual trading halt, shorter than anybody would keep a dead stock in a portfolio.
+DELISTED_AFTER_DAYS = 30
+# Of the stocks of a real market about 4 to 8 % a year are delisted; over two years a file in
+# which fewer than this share ended was chosen from the survivors.
+SURVIVORS_ENDED_SHARE = 0.03
+SURVIVORS_MIN_DAYS = 730
+# Splits touch fewer than one bar in a thousand. A factor column that differs from 1 on more than
+# one bar in twenty holds a cumulative factor, which must not be accumulated again.
+MAX_SPLIT_SHARE = 0.05
+MIN_SPLIT_ROWS = 20
+
+
+class FilesSource:
+    """A ``MarketSource`` over a prices file and, optionally, a listings and an indices file.
+
+    Files are Parquet, CSV or gzipped CSV, by extension. Without a listings file the listings are
+    derived from the bars. Nothing is kept between calls: each reads its file again.
+
+    Args:
+        config: Paths and the dates to use.
+        today: Later dates than this cannot be and are refused; the present day if not given.
+
+    Raises:
+        InputError: From any method, when a file cannot be used.
+    """
+
+    name = "files"
+
+    def __init__(self, config: FilesConfig, today: date | None = None) -> None:
+        self.config = config
+        self.today = today or date.today()
+
+    def raw_prices(self) -> pl.DataFrame:
+        """Bars as delivered, sorted by (code, date); rows of one key keep the file's order.
+
+        Prices and volumes that the file leaves blank are null. A file without adjustment factors,
+        and a blank factor, means 1: no split. Turnover is null where the file has none.
+        """
+        table = _open_table(self.config.prices, PRICE_COLUMNS, self.today)
+        frame = _read_dates(table, self.config).select(RAW_PRICES)
+        frame = frame.with_columns(pl.col("adjustment_factor").fill_nan(None).fill_null(1.0))
+        _refuse_cumulative_factor(frame, table)
+        return frame.sort("code", "date", maintain_order=True)
+
+    def raw_listings(self) -> pl.DataFrame:
+        """One row per code of either file, sorted by code.
+
+        Where the listings file does not say, ``listed_on`` is the first bar, unless that is the
+        first date of the data (then unknown: null), and ``delisted_on`` is the last bar, if it is
+        more than ``DELISTED_AFTER_DAYS`` before the end of the data, else null.
+        """
+        derived = self._listings_from_bars()
+        if self.config.listings is None:
+            return derived
+        table = _open_table(self.config.listings, LISTING_COLUMNS, self.today)
+        given = _collect(table.rows.select(table.parsed()), table.path)
+        _refuse_empty(given, table)
+        _refuse_repeats(given, ["code"], table)
+        fields = [column.name for column in LISTING_COLUMNS if column.name != "code"]
+        merged = given.join(derived, on="code", how="full", coalesce=True, suffix="_derived")
+        return merged.select(
+            "code", *(pl.coalesce(field, f"{field}_derived") for field in fields)
+        ).sort("code")
+
+    def raw_indices(self) -> pl.DataFrame:
+        """Index closes sorted by (index, date); without an indices file, no rows.
+
+        A file without a column that names the index holds one index, named after the file.
+        """
+        if self.config.indices is None:
+            return pl.DataFrame(schema={"date": pl.Date, "index": pl.String, "close": pl.Float64})
+        table = _open_table(self.config.indices, INDEX_COLUMNS, self.today)
+        frame = _read_dates(table, self.config)
+        stem = table.path.name.split(".")[0]
+        frame = frame.with_columns(pl.col("index").fill_null(stem)).sort("index", "date")
+        _refuse_repeats(frame, ["date", "index"], table)
+        unusable = frame.filter(
+            ~(pl.col("close").is_finite() & (pl.col("close") > 0)).fill_null(False)
+        )
+        if not unusable.is_empty():
+            day, index, close = unusable.row(0)
+            raise InputError(
+                f"{table.path}: close of index {index} on {day} is {close}; "
+                "expected a positive number; correct or remove the row"
+            )
+        return frame
+
+    def planted_return(self) -> None:
+        """None: nobody knows the expected returns of a real market."""
+        return None
+
+    def missing(self) -> dict[str, str]:
+        """What the files lack and what that means for the run, by table or column."""
+        prices = _open_table(self.config.prices, PRICE_COLUMNS, self.today)
+        has = set(prices.columns)
+        unused = {prices.path.name: prices.unused}
+        if self.config.listings is not None:
+            listings = _open_table(self.config.listings, LISTING_COLUMNS, self.today)
+            has |= set(listings.columns)
+            unused[listings.path.name] = listings.unused
+        if self.config.indices is not None:
+            indices = _open_table(self.config.indices, INDEX_COLUMNS, self.today)
+            has.add("raw_indices")
+            unused[indices.path.name] = indices.unused
+        reasons = {name: reason for name, reason in LACKS.items() if name not in has}
+        if survivors := self._survivors_only():
+            reasons["delisted_stocks"] = survivors
+        ignored = [f"{file}: {', '.join(names)}" for file, names in unused.items() if names]
+        if ignored:
+            reasons["unused_columns"] = f"columns that were not read ({'; '.join(ignored)})"
+        return reasons
+
+    def _bars_by_code(self) -> pl.DataFrame:
+        """First and last bar of each code within the configured dates; latest sector, market."""
+        table = _open_table(self.config.prices, PRICE_COLUMNS, self.today)
+        latest = [pl.col(name).sort_by("date").drop_nulls().last() for name in ("sector", "market")]
+        bars = table.rows.select(table.parsed(("date", "code", "sector", "market")))
+        by_code = (
+            bars.filter(_within(self.config))
+            .group_by("code")
+            .agg(pl.col("date").min().alias("first"), pl.col("date").max().alias("last"), *latest)
+        )
+        return _collect(by_code, table.path)
+
+    def _listings_from_bars(self) -> pl.DataFrame:
+        begin, end = pl.col("first").min(), pl.col("last").max()
+        gone = pl.col("last") < end - pl.duration(days=DELISTED_AFTER_DAYS)
+        return (
+            self._bars_by_code()
+            .select(
+                "code",
+                pl.lit(None, pl.String).alias("name"),
+                "sector",
+                "market",
+                pl.when(pl.col("first") > begin).then("first").alias("listed_on"),
+                pl.when(gone).then("last").alias("delisted_on"),
+                pl.lit(None, pl.Float64).alias("shares_outstanding"),
+            )
+            .sort("code")
+        )
+
+    def _survivors_only(self) -> str | None:
+        bars = self._bars_by_code()
+        begin, end = pl.col("first").min(), pl.col("last").max()
+        early = end - pl.col("last") > pl.duration(days=DELISTED_AFTER_DAYS)
+        facts = bars.select(days=(end - begin).dt.total_days(), ended=early.mean(), end=end)
+        days, ended, last = facts.row(0)
+        if bars.is_empty() or days < SURVIVORS_MIN_DAYS or ended >= SURVIVORS_ENDED_SHARE:
+            return None
+        return (
+            f"{1 - ended:.0%} of {bars.height} stocks still trade at the end ({last}): the file "
+            "seems to hold survivors only, so results on it look better than they were"
+        )
+
+
+# What ``missing`` says of a table or column that no file brings.
+LACKS = {
+    "sector": "no sectors: sector features are left out, no same-sector edges",
+    "market": "no market segments: no same-market edges",
+    "name": "no company names: stocks are shown by code",
+    "listed_on": "no listing dates: taken from each stock's first bar",
+    "delisted_on": "no delisting dates: taken from each stock's last bar where it ends early",
+    "shares_outstanding": "no shares outstanding: turnover_rate is left out",
+    "turnover": "no traded value: taken as raw close times volume",
+    "adjustment_factor": (
+        "no adjustment factors: prices are used as given; splits that the vendor already worked in "
+        "make the early price level, and any price floor on it, depend on later splits"
+    ),
+    "raw_indices": "no index: the market series is the equal-weighted return of the universe",
+    "raw_statements": "no company statements: statement features are left out",
+    "raw_investor_flows": "no investor flows: flow features are left out",
+}
+
+
+# --- one file as a table ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A file whose columns were understood and whose dates and numbers are known to parse."""
+
+    path: Path
+    rows: pl.LazyFrame
+    wanted: tuple[Column, ...]
+    columns: dict[str, str]  # our name -> the file's name
+    unused: tuple[str, ...]
+
+    def parsed(self, names: Iterable[str] | None = None) -> list[pl.Expr]:
+        """The columns in our names and types; all null where the file lacks one."""
+        kept = [c for c in self.wanted if names is None or c.name in set(names)]
+        return [self.value(column).alias(column.name) for column in kept]
+
+    def value(self, column: Column) -> pl.Expr:
+        if column.name not in self.columns:
+            return pl.lit(None, DTYPES[column.kind])
+        found = self.columns[column.name]
+        return _parse(column, pl.col(found), self.rows.collect_schema()[found])
+
+
+def _open_table(path: Path, wanted: tuple[Column, ...], today: date) -> _Table:
+    rows = _scan(path)
+    columns, unused = _map_columns(path, list(_schema(rows, path)), wanted)
+    table = _Table(path, rows, wanted, columns, unused)
+    _refuse_unparsable(table, today)
+    return table
+
+
+def _scan(path: Path) -> pl.LazyFrame:
+    """The file's rows, text and all; a CSV's blank lines are no rows."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file; expected a Parquet or CSV file; correct the path")
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory; expected one Parquet or CSV file; name the file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: is empty (0 bytes); expected daily data; get the file again")
+    ending = path.name.lower()
+    if ending.endswith((".parquet", ".pq")):
+        return pl.scan_parquet(path)
+    if ending.endswith((".csv", ".csv.gz")):
+        # As text: codes keep their leading zeros, and a value that is no number can be named.
+        try:
+            text = pl.scan_csv(path, infer_schema=False)
+        except (pl.exceptions.ComputeError, pl.exceptions.NoDataError, OSError) as error:
+            raise _unreadable(path, error) from error
+        return text.filter(~pl.all_horizontal(pl.all().is_null()))
+    raise InputError(
+        f"{path}: ending {path.suffix!r} is not known; expected .parquet, .csv or .csv.gz; "
+        "convert or rename the file"
+    )
+
+
+def _schema(rows: pl.LazyFrame, path: Path) -> pl.Schema:
+    try:
+        return rows.collect_schema()
+    except (pl.exceptions.ComputeError, pl.exceptions.NoDataError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _collect(rows: pl.LazyFrame, path: Path) -> pl.DataFrame:
+    try:
+        return rows.collect()
+    except (pl.exceptions.ComputeError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return InputError(
+        f"{path}: cannot be read ({cause}); expected an intact Parquet or UTF-8 CSV file; "
+        "get or write the file again"
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^0-9a-z]", "", name.lower())
+
+
+def _map_columns(
+    path: Path, found: list[str], wanted: tuple[Column, ...]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Which of the file's columns is which of ours, and which of them nothing asks for."""
+    columns: dict[str, str] = {}
+    for column in wanted:
+        for alias in (column.name, *column.aliases):
+            same = [name for name in found if _plain(name) == _plain(alias)]
+            if len(same) > 1:
+                raise InputError(
+                    f"{path}: columns {', '.join(same)} all mean {column.name}; "
+                    "expected one; remove or rename the others"
+                )
+            if same:
+                columns[column.name] = same[0]
+                break
+    lacking = [column for column in wanted if column.required and column.name not in columns]
+    if lacking:
+        raise _unmapped(path, found, wanted, lacking)
+    return columns, tuple(name for name in found if name not in columns.values())
+
+
+def _unmapped(
+    path: Path, found: list[str], wanted: tuple[Column, ...], lacking: list[Column]
+) -> InputError:
+    needed = ", ".join(column.name for column in wanted if column.required)
+    names = "; ".join(f"{c.name} may be called {', '.join(c.aliases)}" for c in lacking)
+    adjusted = [name for name in found if re.search(r"^adj(usted)?(?!.*factor)|adj$", _plain(name))]
+    never = f"; {', '.join(adjusted)} is never taken (it is rewritten after later splits)"
+    return InputError(
+        f"{path}: no column for {', '.join(column.name for column in lacking)}; "
+        f"found {', '.join(found)}; needed {needed}; {names}{never if adjusted else ''}; "
+        "rename the columns"
+    )
+
+
+# --- values ----------------------------------------------------------------------------------
+
+
+def _parse(column: Column, raw: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """The column in its own type; null where blank and where it does not parse."""
+    text = isinstance(dtype, pl.String | pl.Categorical | pl.Enum | pl.Null)
+    if column.kind == "text" and (text or dtype.is_integer()):
+        return raw.cast(pl.String).str.strip_chars().replace("", None)
+    if column.kind == "number" and (dtype.is_numeric() or dtype.is_decimal()):
+        return raw.cast(pl.Float64)
+    if column.kind == "number" and text:
+        return _blank_to_null(raw).cast(pl.Float64, strict=False)
+    if column.kind == "date" and isinstance(dtype, pl.Date):
+        return raw
+    if column.kind == "date" and isinstance(dtype, pl.Datetime):
+        return raw.dt.date()
+    if column.kind == "date" and (text or dtype.is_integer()):
+        return _parse_day(raw.cast(pl.String).str.strip_chars())
+    raise InputError(
+        f"is to be {column.name} but holds {dtype}; expected {EXPECTED[column.kind]}; "
+        "convert the column"
+    )
+
+
+def _parse_day(text: pl.Expr) -> pl.Expr:
+    """ISO days and times (2015-12-31, 2015/12/31T00:00:00Z) and 20151231; nothing else.
+
+    31/12/2015 is refused: nobody can tell 3/4/2015 from 4/3/2015.
+    """
+    day = text.str.extract(r"^(\d{4}-\d\d?-\d\d?|\d{4}/\d\d?/\d\d?|\d{8})(?:[T ]\d\d:.*)?$")
+    return pl.coalesce(
+        *(day.str.to_date(form, strict=False) for form in ("%Y-%m-%d", "%Y/%m/%d", "%Y%m%d"))
+    )
+
+
+def _blank_to_null(raw: pl.Expr) -> pl.Expr:
+    text = raw.cast(pl.String).str.strip_chars()
+    return pl.when(~text.str.to_lowercase().is_in(NO_NUMBER)).then(text)
+
+
+EXPECTED = {
+    "date": "a day such as 2015-12-31 or 20151231",
+    "number": "a number such as 1234.5",
+    "text": "text or a whole number",
+}
+
+
+def _refuse_unparsable(table: _Table, today: date) -> None:
+    """One pass over the file counts what does not parse; only an error needs a second one."""
+    schema = table.rows.collect_schema()
+    bad: dict[str, pl.Expr] = {}
+    for column in table.wanted:
+        if column.name not in table.columns:
+            continue
+        found = table.columns[column.name]
+        raw, dtype = pl.col(found), schema[found]
+        try:
+            value = _parse(column, raw, dtype)
+        except InputError as error:
+            raise InputError(f"{table.path}: column {found!r} {error}") from None
+        if column.required and column.kind != "number":
+            bad[column.name] = value.is_null()  # a row without its key is no row
+        elif column.kind != "text" and not (column.kind == "number" and dtype.is_numeric()):
+            bad[column.name] = _blank_to_null(raw).is_not_null() & value.is_null()
+        if column is DATE:
+            bad["future"] = value > today
+    counts = table.rows.select(rule.sum().alias(name) for name, rule in bad.items())
+    for name, count in _collect(counts, table.path).row(0, named=True).items():
+        if count:
+            raise _first_unparsable(table, name, bad[name], count, today)
+
+
+def _first_unparsable(
+    table: _Table, name: str, rule: pl.Expr, count: int, today: date
+) -> InputError:
+    column = next(c for c in table.wanted if c.name == ("date" if name == "future" else name))
+    found = table.columns[column.name]
+    first = table.rows.with_row_index("row", offset=1).filter(rule).head(1)
+    row, value = _collect(first.select("row", pl.col(found).cast(pl.String)), table.path).row(0)
+    expected = EXPECTED[column.kind]
+    if name == "future":
+        expected = f"no date in the future (today is {today})"
+    return InputError(
+        f"{table.path}: column {found!r} holds {value!r} in data row {row} "
+        f"({count} such row{'s' if count > 1 else ''}); expected {expected}; "
+        "correct or remove the rows"
+    )
+
+
+# --- rows ------------------------------------------------------------------------------------
+
+
+def _within(config: FilesConfig) -> pl.Expr:
+    return pl.col("date").is_between(
+        config.start_date or date.min, config.end_date or date.max, closed="both"
+    )
+
+
+def _read_dates(table: _Table, config: FilesConfig) -> pl.DataFrame:
+    """The table's rows of the configured dates; refuses when there are none."""
+    rows = table.rows.select(table.parsed())
+    frame = _collect(rows.filter(_within(config)), table.path)
+    if frame.is_empty():
+        days = _collect(
+            rows.select(first=pl.col("date").min(), last=pl.col("date").max()), table.path
+        )
+        first, last = days.row(0)
+        if first is None:
+            _refuse_empty(frame, table)
+        raise InputError(
+            f"{table.path}: no rows from {config.start_date or 'the start'} to "
+            f"{config.end_date or 'the end'}; the file holds {first} to {last}; "
+            "change start_date or end_date"
+        )
+    return frame
+
+
+def _refuse_empty(frame: pl.DataFrame, table: _Table) -> None:
+    if frame.is_empty():
+        raise InputError(
+            f"{table.path}: has columns but no rows; expected one row or more; get the file again"
+        )
+
+
+def _refuse_repeats(frame: pl.DataFrame, key: list[str], table: _Table) -> None:
+    repeated = frame.select(key).filter(frame.select(key).is_duplicated())
+    if not repeated.is_empty():
+        values = ", ".join(str(value) for value in repeated.row(0))
+        raise InputError(
+            f"{table.path}: {values} stands on more than one row; expected one row per "
+            f"{' and '.join(key)}; remove the others"
+        )
+
+
+def _refuse_cumulative_factor(frame: pl.DataFrame, table: _Table) -> None:
+    splits = frame.filter(pl.col("adjustment_factor") != 1.0).height
+    if splits >= MIN_SPLIT_ROWS and splits > MAX_SPLIT_SHARE * frame.height:
+        raise InputError(
+            f"{table.path}: column {table.columns['adjustment_factor']!r} differs from 1 on "
+            f"{splits} of {frame.height} rows, so it seems to be cumulative; expected 1 except on "
+            "the first day after a split (0.5 for 2:1); divide each row by the one before"
+        )

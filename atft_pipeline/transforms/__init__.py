@@ -1,0 +1,1 @@
+"""Pure functions from tables to tables. No Dagster, no files, no settings."""

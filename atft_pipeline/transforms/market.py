@@ -1,0 +1,135 @@
+"""The market series, its regime, and a stock's relation to it.
+
+Market features are computed once, on the date series (columns ``level`` and ``return_1d``), and
+joined to the stocks. Relation features run over a stock's own bars, with the market's columns of
+the same dates beside them.
+"""
+
+import polars as pl
+
+from atft_pipeline.transforms.cross_section import equal_weighted_return
+from atft_pipeline.transforms.indicators import average_gap, exponential_average
+from atft_pipeline.transforms.returns import ratio, simple_return, volatility
+
+YEAR_BARS = 252
+MIN_YEAR_BARS = 60
+"""Trailing-year statistics start after 60 values: a whole year would mute the first year."""
+
+BETA_BARS = 60
+VARIANCE_FLOOR = 1e-16
+"""A daily standard deviation below 1e-8 is rounding: nothing can be measured against it."""
+
+
+def index_name(indices: pl.DataFrame) -> str | None:
+    """The index that serves as the market: on the earliest date, the first name in order.
+
+    None where the table has no rows; the market is then derived from the stocks.
+    """
+    if indices.is_empty():
+        return None
+    return indices.sort("date", "index")["index"][0]
+
+
+def market_series(bars: pl.DataFrame, indices: pl.DataFrame) -> pl.DataFrame:
+    """The market by date: ``date, level, return_1d, return_5d, gap_5_20``.
+
+    From the first index (:func:`index_name`) where there is one; a date that it lacks has no market
+    value. Otherwise derived: the mean return of the date's stocks, equally weighted, and the growth
+    of 1 invested in it.
+
+    Args:
+        bars: Stock bars sorted by (code, date), with ``return_1d``.
+        indices: The ``raw_indices`` table; may have no rows.
+    """
+    name = index_name(indices)
+    if name is None:
+        series = equal_weighted_return(bars, ["date"])
+    else:
+        series = (
+            indices.filter(pl.col("index") == name)
+            .sort("date")
+            .select("date", level=pl.col("close"), return_1d=simple_return(pl.col("close"), 1))
+        )
+    level = pl.col("level")
+    return series.select(
+        "date",
+        "level",
+        "return_1d",
+        return_5d=simple_return(level, 5),
+        gap_5_20=average_gap(level, 5, 20),
+    )
+
+
+def bull_market(level: pl.Expr, bars: int = 200) -> pl.Expr:
+    """1 where the level is above its mean over ``bars`` bars, else 0."""
+    return (level > level.rolling_mean(bars)).cast(pl.Float64)
+
+
+def high_volatility(one_bar_return: pl.Expr) -> pl.Expr:
+    """1 where 20-day volatility is over a standard deviation above its trailing-year mean."""
+    current = volatility(one_bar_return, 20)
+    mean = current.rolling_mean(YEAR_BARS, min_samples=MIN_YEAR_BARS)
+    std = current.rolling_std(YEAR_BARS, min_samples=MIN_YEAR_BARS, ddof=1)
+    return (current > mean + std).cast(pl.Float64)
+
+
+def drawdown_from_peak(level: pl.Expr) -> pl.Expr:
+    """``level / max(level over the trailing year) - 1``: 0 on a new high, else below 0.
+
+    The peak is that of the last 252 bars up to today, never of the whole history.
+    """
+    return ratio(level, level.rolling_max(YEAR_BARS, min_samples=MIN_YEAR_BARS)) - 1.0
+
+
+def exponential_slope(level: pl.Expr, span: int, bars: int) -> pl.Expr:
+    """``ema[t] / ema[t-bars] - 1`` of the recursive average over ``span``."""
+    return simple_return(exponential_average(level, span), bars)
+
+
+def _paired(stock_return: pl.Expr, market_return: pl.Expr) -> pl.Expr:
+    """The stock's return where the market's is known too: both windows then hold the same days."""
+    return pl.when(market_return.is_not_null()).then(stock_return)
+
+
+def beta(stock_return: pl.Expr, market_return: pl.Expr) -> pl.Expr:
+    """``cov(r, m) / var(m)`` over the stock's last 60 bars, all 60 pairs known.
+
+    Null where the market did not move. After a halt the stock's return spans several market days.
+    """
+    own = _paired(stock_return, market_return)
+    covariance = _covariance(own, market_return)
+    return ratio(covariance, market_return.rolling_var(BETA_BARS, ddof=0), VARIANCE_FLOOR)
+
+
+def _covariance(own: pl.Expr, market_return: pl.Expr) -> pl.Expr:
+    """Population covariance of the last 60 pairs."""
+    product = (own * market_return).rolling_mean(BETA_BARS)
+    return product - own.rolling_mean(BETA_BARS) * market_return.rolling_mean(BETA_BARS)
+
+
+def alpha(stock_return: pl.Expr, market_return: pl.Expr, stock_beta: pl.Expr) -> pl.Expr:
+    """``r - beta m``: the part of a return that the market's does not explain."""
+    return stock_return - stock_beta * market_return
+
+
+def idiosyncratic_share(stock_return: pl.Expr, market_return: pl.Expr) -> pl.Expr:
+    """Residual over total volatility, ``sqrt(1 - corr(r, m)^2)`` of 60 bars, in 0..1."""
+    own = _paired(stock_return, market_return)
+    covariance = _covariance(own, market_return)
+    market_variance = market_return.rolling_var(BETA_BARS, ddof=0)
+    own_variance = own.rolling_var(BETA_BARS, ddof=0)
+    explained = ratio(
+        ratio(covariance.pow(2), market_variance, VARIANCE_FLOOR), own_variance, VARIANCE_FLOOR
+    )
+    return (1.0 - explained).clip(0.0, 1.0).sqrt()
+
+
+def beta_stability(stock_return: pl.Expr, market_return: pl.Expr) -> pl.Expr:
+    """``1 / (1 + std(beta over 60 bars))``: near 1 where the 60-day beta hardly moved."""
+    spread = beta(stock_return, market_return).rolling_std(BETA_BARS, ddof=1)
+    return 1.0 / (1.0 + spread)
+
+
+def trend_alignment(stock_gap: pl.Expr, market_gap: pl.Expr) -> pl.Expr:
+    """1 where stock and market trend the same way (equal sign of their 5/20 gap), else 0."""
+    return (stock_gap.sign() == market_gap.sign()).cast(pl.Float64)
