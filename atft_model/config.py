@@ -264,11 +264,11 @@ def _build(cls: Any, values: Mapping[str, Any], where: str, path: str) -> Any:
         if dataclasses.is_dataclass(hints[key]):
             arguments[key] = _build(hints[key], value, where, f"{path}{key}.")
         else:
-            arguments[key] = _convert(value, hints[key], f"{where}: {path}{key}")
+            arguments[key] = convert(value, hints[key], f"{where}: {path}{key}")
     return cls(**arguments)
 
 
-def _convert(value: Any, hint: Any, where: str) -> Any:
+def convert(value: Any, hint: Any, where: str) -> Any:
     """``value`` as the annotated type, or an error that says what was expected."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
@@ -278,9 +278,9 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if origin in (types.UnionType, Union):
         if value is None:
             return None
-        return _convert(value, next(a for a in arguments if a is not types.NoneType), where)
+        return convert(value, next(a for a in arguments if a is not types.NoneType), where)
     if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_convert(item, arguments[0], where) for item in value)
+        return tuple(convert(item, arguments[0], where) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and type(value) is hint:

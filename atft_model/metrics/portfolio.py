@@ -222,7 +222,7 @@ def returns_of_weights(
     entered[:last] = np.where(bars[lag:], weights_by_signal_date[:last], 0.0)
     held = overlapping_cohorts(entered, config.horizon, lag)
 
-    moves = np.where(np.isfinite(daily_return), daily_return, 0.0)
+    moves = np.where(np.isfinite(daily_return), daily_return, 0.0).astype(np.float64)
     gross = np.einsum("ij,ij->i", held, moves)
     if (gross <= -1.0).any():
         at = int(np.argmax(gross <= -1.0))

@@ -1,4 +1,4 @@
-"""The evaluation report: one self-contained HTML file, readable in print, on a phone, without network.
+"""The evaluation report: one self-contained HTML file for screen, phone and print.
 
 Takes finished tables and verdicts, and lays them out; it computes and decides nothing. The figures
 are made in ``plots.py``, the page in ``template.html.j2``.
@@ -200,7 +200,7 @@ def render_report(data: ReportData) -> str:
 
 
 def _number(value: Any, digits: int, unit: str = "", scale: float = 1.0) -> str:
-    """A number with a fixed count of decimals and a true minus; n/a for None, NaN and infinities."""
+    """A number with fixed decimals and a true minus; n/a for None, NaN and infinities."""
     if value is None or not math.isfinite(value):
         return NOT_AVAILABLE
     text = f"{value * scale:,.{digits}f}"
@@ -229,7 +229,9 @@ _HORIZON_COLUMNS = (
     _Column("gross Sharpe", lambda r: _number(r["sharpe_gross"], 2)),
     _Column("turnover a day", lambda r: _percent(r["turnover"], 0)),
     _Column("max drawdown", lambda r: _percent(r["max_drawdown"])),
-    _Column("break-even cost", lambda r: _number(r["breakeven_cost_bp"], 1, "\N{NO-BREAK SPACE}bp")),
+    _Column(
+        "break-even cost", lambda r: _number(r["breakeven_cost_bp"], 1, "\N{NO-BREAK SPACE}bp")
+    ),
     _Column("dates", lambda r: _number(r["n_dates"], 0)),
 )
 
@@ -358,8 +360,7 @@ def _figures(data: ReportData) -> dict[str, _Figure]:
         and not data.rank_ic_by_date.filter(of_model & (pl.col("horizon") == h)).is_empty()
     )
     has_scorers = (
-        not data.horizons.is_empty()
-        and not data.horizons.filter(pl.col("horizon") == h).is_empty()
+        not data.horizons.is_empty() and not data.horizons.filter(pl.col("horizon") == h).is_empty()
     )
     return {
         "returns": _Figure(

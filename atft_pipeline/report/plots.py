@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -37,7 +37,16 @@ FONT_POINTS = 9.5
 INK, MUTED, HAIRLINE = "#1a1d21", "#5b6470", "#dfe3e8"
 MODEL_COLOUR, MODEL_TINT = "#12507b", "#9dbfd8"
 # Okabe and Ito's palette, distinguishable with colour-blind eyes, darkened for thin lines on white.
-SERIES_COLOURS = ("#c25700", "#00805e", "#a3467f", "#8a6d00", "#2b7bba", "#5b6470", "#7a3b1d", "#111")
+SERIES_COLOURS = (
+    "#c25700",
+    "#00805e",
+    "#a3467f",
+    "#8a6d00",
+    "#2b7bba",
+    "#5b6470",
+    "#7a3b1d",
+    "#111",
+)
 SERIES_DASHES = ("-", "-", "-", "-", "--", "--", "--", "--")
 
 
@@ -101,7 +110,7 @@ def plot_rank_ic(
     chosen = (pl.col("scorer") == scorer) & (pl.col("horizon") == horizon)
     series = rank_ic_by_date.filter(chosen).sort("date")
     dates = series["date"].to_numpy()
-    values = series["rank_ic"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    values = _floats(series, "rank_ic")
     means, errors = _rolling_mean(values, horizon)
     with _style():
         figure = _new_figure(height=2.9)
@@ -124,13 +133,14 @@ def plot_rank_ic(
             lw=0,
         )
         axes.plot(dates, means, color=MODEL_COLOUR, lw=2.0)
-        axes.set_title(f"rank IC at {_days(horizon)}: each date, mean of {ROLLING_DATES} dates")
+        rolling = f", mean of {ROLLING_DATES} dates" if shown.any() else ""
+        axes.set_title(f"rank IC at {_days(horizon)}: each date{rolling}")
         _label_dates(axes, dates)
     return figure
 
 
 def plot_scorers(horizons: pl.DataFrame, horizon: int) -> "Figure":
-    """Rank IC and net Sharpe of the model and every baseline, with 95 % intervals, best rank IC first.
+    """Rank IC and net Sharpe of model and baselines with 95 % intervals, best rank IC first.
 
     Args:
         horizons: (scorer, horizon, rank_ic, rank_ic_se, sharpe_net, sharpe_se, ...).
@@ -234,7 +244,8 @@ def plot_training(epochs: pl.DataFrame) -> "Figure":
         bottom.axhline(0.0, color=MUTED, lw=0.8)
         bottom.set_title("validation rank IC, mean over horizons")
         bottom.set_xlabel("epoch")
-        bottom.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        bottom.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+        bottom.set_xlim(epoch.min() - 0.5, epoch.max() + 0.5)
     return figure
 
 
@@ -247,7 +258,7 @@ def plot_gradients(gradients: pl.DataFrame) -> "Figure":
     Args:
         gradients: (step, group, l2).
     """
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     groups = gradients["group"].unique().sort().to_list()
     l2 = _floats(gradients, "l2")
@@ -269,6 +280,7 @@ def plot_gradients(gradients: pl.DataFrame) -> "Figure":
         axes.set_ylim(bottom=bottom * 0.7)
         # Written as in the log; powers with raised exponents are too small on a phone.
         axes.yaxis.set_major_formatter(FuncFormatter(lambda norm, _: f"{norm:.0e}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title("gradient L2 norm by group; a cross is exactly zero")
         axes.set_xlabel("step")
         figure.legend(loc="outside lower left", ncols=2)
@@ -321,9 +333,10 @@ def _round_numbers(tag: re.Match[str]) -> str:
 def _style() -> Iterator[None]:
     import matplotlib
 
-    settings = {
+    settings: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "atft",
+        "text.parse_math": False,  # names may hold dollar signs
         "font.family": "DejaVu Sans",  # ships with matplotlib; the page puts its own in place
         "font.size": FONT_POINTS,
         "text.color": INK,
@@ -372,14 +385,15 @@ def _label_dates(axes: "Axes", dates: np.ndarray) -> None:
     from matplotlib.dates import AutoDateLocator, DateFormatter
 
     days = (dates[-1] - dates[0]).astype("timedelta64[D]").astype(int) if len(dates) else 0
+    form = "%Y" if days > 5 * 365 else "%b %Y" if days > 150 else "%d %b"
     axes.xaxis.set_major_locator(AutoDateLocator(minticks=3, maxticks=5))
-    axes.xaxis.set_major_formatter(DateFormatter("%Y" if days > 5 * 365 else "%b %Y"))
+    axes.xaxis.set_major_formatter(DateFormatter(form))
 
 
 def _draw_dots(axes: "Axes", x: np.ndarray, y: np.ndarray, colour: str) -> None:
     """All dots as one path of very short strokes with round ends: a fifth of a marker's bytes."""
-    strokes_x = np.repeat(x.astype("datetime64[h]"), 3)
-    strokes_x[1::3] += np.timedelta64(6, "h")
+    strokes_x = np.repeat(x.astype("datetime64[s]"), 3)
+    strokes_x[1::3] += np.maximum((x[-1] - x[0]).astype("timedelta64[s]") // 20_000, 1)
     strokes_y = np.repeat(y, 3)
     strokes_y[2::3] = np.nan  # lifts the pen
     axes.plot(strokes_x, strokes_y, color=colour, lw=2.4, solid_capstyle="round")
@@ -434,7 +448,9 @@ def _rolling_mean(values: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndar
 
 
 def _floats(frame: pl.DataFrame, column: str) -> np.ndarray:
-    return frame[column].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    """The column with NaN for what is null or infinite, which matplotlib leaves out."""
+    values = frame[column].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _days(horizon: int) -> str:

@@ -100,8 +100,9 @@ RAW_PRICES = (
     *("date", "code", "open", "high", "low", "close"),
     *("volume", "turnover", "adjustment_factor"),
 )
+LISTING_FIELDS = tuple(column.name for column in LISTING_COLUMNS)
 DTYPES = {"date": pl.Date, "text": pl.String, "number": pl.Float64}
-NO_NUMBER = ("", "na", "n/a", "#n/a", "nan", "null", "none", "-")  # how files spell "no value"
+NO_VALUE = ("", "na", "n/a", "#n/a", "nan", "nat", "null", "none", "-")  # as files spell it
 
 # A stock counts as gone when its last bar is this much older than the file's last date: longer
 # than a usual trading halt, shorter than anybody would keep a dead stock in a portfolio.
@@ -142,8 +143,8 @@ class FilesSource:
         Prices and volumes that the file leaves blank are null. A file without adjustment factors,
         and a blank factor, means 1: no split. Turnover is null where the file has none.
         """
-        table = _open_table(self.config.prices, PRICE_COLUMNS, self.today)
-        frame = _read_dates(table, self.config).select(RAW_PRICES)
+        table = _open_table(self.config.prices, PRICE_COLUMNS)
+        frame = _read_dates(table, self.config, self.today, RAW_PRICES)
         frame = frame.with_columns(pl.col("adjustment_factor").fill_nan(None).fill_null(1.0))
         _refuse_cumulative_factor(frame, table)
         return frame.sort("code", "date", maintain_order=True)
@@ -158,11 +159,11 @@ class FilesSource:
         derived = self._listings_from_bars()
         if self.config.listings is None:
             return derived
-        table = _open_table(self.config.listings, LISTING_COLUMNS, self.today)
-        given = _collect(table.rows.select(table.parsed()), table.path)
+        table = _open_table(self.config.listings, LISTING_COLUMNS)
+        given = _collect(_parsed(table, self.today, LISTING_FIELDS), table.path)
         _refuse_empty(given, table)
         _refuse_repeats(given, ["code"], table)
-        fields = [column.name for column in LISTING_COLUMNS if column.name != "code"]
+        fields = LISTING_FIELDS[1:]
         merged = given.join(derived, on="code", how="full", coalesce=True, suffix="_derived")
         return merged.select(
             "code", *(pl.coalesce(field, f"{field}_derived") for field in fields)
@@ -175,8 +176,8 @@ class FilesSource:
         """
         if self.config.indices is None:
             return pl.DataFrame(schema={"date": pl.Date, "index": pl.String, "close": pl.Float64})
-        table = _open_table(self.config.indices, INDEX_COLUMNS, self.today)
-        frame = _read_dates(table, self.config)
+        table = _open_table(self.config.indices, INDEX_COLUMNS)
+        frame = _read_dates(table, self.config, self.today, ("date", "index", "close"))
         stem = table.path.name.split(".")[0]
         frame = frame.with_columns(pl.col("index").fill_null(stem)).sort("index", "date")
         _refuse_repeats(frame, ["date", "index"], table)
@@ -197,15 +198,15 @@ class FilesSource:
 
     def missing(self) -> dict[str, str]:
         """What the files lack and what that means for the run, by table or column."""
-        prices = _open_table(self.config.prices, PRICE_COLUMNS, self.today)
+        prices = _open_table(self.config.prices, PRICE_COLUMNS)
         has = set(prices.columns)
         unused = {prices.path.name: prices.unused}
         if self.config.listings is not None:
-            listings = _open_table(self.config.listings, LISTING_COLUMNS, self.today)
+            listings = _open_table(self.config.listings, LISTING_COLUMNS)
             has |= set(listings.columns)
             unused[listings.path.name] = listings.unused
         if self.config.indices is not None:
-            indices = _open_table(self.config.indices, INDEX_COLUMNS, self.today)
+            indices = _open_table(self.config.indices, INDEX_COLUMNS)
             has.add("raw_indices")
             unused[indices.path.name] = indices.unused
         reasons = {name: reason for name, reason in LACKS.items() if name not in has}
@@ -218,9 +219,9 @@ class FilesSource:
 
     def _bars_by_code(self) -> pl.DataFrame:
         """First and last bar of each code within the configured dates; latest sector, market."""
-        table = _open_table(self.config.prices, PRICE_COLUMNS, self.today)
+        table = _open_table(self.config.prices, PRICE_COLUMNS)
         latest = [pl.col(name).sort_by("date").drop_nulls().last() for name in ("sector", "market")]
-        bars = table.rows.select(table.parsed(("date", "code", "sector", "market")))
+        bars = _parsed(table, self.today, ("date", "code", "sector", "market"))
         by_code = (
             bars.filter(_within(self.config))
             .group_by("code")
@@ -283,32 +284,42 @@ LACKS = {
 
 @dataclass(frozen=True)
 class _Table:
-    """A file whose columns were understood and whose dates and numbers are known to parse."""
+    """A file whose columns were understood; its values were not looked at yet."""
 
     path: Path
     rows: pl.LazyFrame
+    schema: pl.Schema
     wanted: tuple[Column, ...]
     columns: dict[str, str]  # our name -> the file's name
     unused: tuple[str, ...]
 
-    def parsed(self, names: Iterable[str] | None = None) -> list[pl.Expr]:
-        """The columns in our names and types; all null where the file lacks one."""
-        kept = [c for c in self.wanted if names is None or c.name in set(names)]
-        return [self.value(column).alias(column.name) for column in kept]
-
     def value(self, column: Column) -> pl.Expr:
+        """The column in our name and type; all null where the file lacks it."""
         if column.name not in self.columns:
-            return pl.lit(None, DTYPES[column.kind])
+            return pl.lit(None, DTYPES[column.kind]).alias(column.name)
         found = self.columns[column.name]
-        return _parse(column, pl.col(found), self.rows.collect_schema()[found])
+        try:
+            value = _parse(column, pl.col(found), self.schema[found])
+        except InputError as error:
+            raise InputError(f"{self.path}: column {found!r} {error}") from None
+        if column.kind == "date" and not self.schema[found].is_temporal():
+            value = self._looked_up(found, value)
+        return value.alias(column.name)
+
+    def _looked_up(self, found: str, value: pl.Expr) -> pl.Expr:
+        """The same value, worked out once per distinct text: a day stands on thousands of rows."""
+        texts = _collect(self.rows.select(pl.col(found).unique()), self.path)
+        days = texts.select(text=pl.col(found), day=value).drop_nulls()
+        return pl.col(found).replace_strict(
+            days["text"], days["day"], default=None, return_dtype=pl.Date
+        )
 
 
-def _open_table(path: Path, wanted: tuple[Column, ...], today: date) -> _Table:
+def _open_table(path: Path, wanted: tuple[Column, ...]) -> _Table:
     rows = _scan(path)
-    columns, unused = _map_columns(path, list(_schema(rows, path)), wanted)
-    table = _Table(path, rows, wanted, columns, unused)
-    _refuse_unparsable(table, today)
-    return table
+    schema = _schema(rows, path)
+    columns, unused = _map_columns(path, list(schema), wanted)
+    return _Table(path, rows, schema, wanted, columns, unused)
 
 
 def _scan(path: Path) -> pl.LazyFrame:
@@ -408,7 +419,8 @@ def _parse(column: Column, raw: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if column.kind == "number" and (dtype.is_numeric() or dtype.is_decimal()):
         return raw.cast(pl.Float64)
     if column.kind == "number" and text:
-        return _blank_to_null(raw).cast(pl.Float64, strict=False)
+        number = raw.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
+        return number.fill_nan(None)
     if column.kind == "date" and isinstance(dtype, pl.Date):
         return raw
     if column.kind == "date" and isinstance(dtype, pl.Datetime):
@@ -432,9 +444,9 @@ def _parse_day(text: pl.Expr) -> pl.Expr:
     )
 
 
-def _blank_to_null(raw: pl.Expr) -> pl.Expr:
-    text = raw.cast(pl.String).str.strip_chars()
-    return pl.when(~text.str.to_lowercase().is_in(NO_NUMBER)).then(text)
+def _given(raw: pl.Expr) -> pl.Expr:
+    """Whether a file's cell says anything at all."""
+    return ~raw.cast(pl.String).str.strip_chars().str.to_lowercase().is_in(NO_VALUE)
 
 
 EXPECTED = {
@@ -444,29 +456,27 @@ EXPECTED = {
 }
 
 
-def _refuse_unparsable(table: _Table, today: date) -> None:
-    """One pass over the file counts what does not parse; only an error needs a second one."""
-    schema = table.rows.collect_schema()
+def _parsed(table: _Table, today: date, names: Iterable[str]) -> pl.LazyFrame:
+    """The named columns in our names and types, after a pass that makes sure that all parse."""
+    kept = {column.name: column for column in table.wanted}
+    columns = [kept[name] for name in names]
+    values = {column: table.value(column) for column in columns}
     bad: dict[str, pl.Expr] = {}
-    for column in table.wanted:
+    for column, value in values.items():
         if column.name not in table.columns:
             continue
         found = table.columns[column.name]
-        raw, dtype = pl.col(found), schema[found]
-        try:
-            value = _parse(column, raw, dtype)
-        except InputError as error:
-            raise InputError(f"{table.path}: column {found!r} {error}") from None
-        if column.required and column.kind != "number":
+        if column in (DATE, CODE):
             bad[column.name] = value.is_null()  # a row without its key is no row
-        elif column.kind != "text" and not (column.kind == "number" and dtype.is_numeric()):
-            bad[column.name] = _blank_to_null(raw).is_not_null() & value.is_null()
+        elif column.kind != "text":
+            bad[column.name] = value.is_null() & _given(pl.col(found))
         if column is DATE:
             bad["future"] = value > today
     counts = table.rows.select(rule.sum().alias(name) for name, rule in bad.items())
     for name, count in _collect(counts, table.path).row(0, named=True).items():
         if count:
             raise _first_unparsable(table, name, bad[name], count, today)
+    return table.rows.select(values.values())
 
 
 def _first_unparsable(
@@ -474,8 +484,9 @@ def _first_unparsable(
 ) -> InputError:
     column = next(c for c in table.wanted if c.name == ("date" if name == "future" else name))
     found = table.columns[column.name]
-    first = table.rows.with_row_index("row", offset=1).filter(rule).head(1)
-    row, value = _collect(first.select("row", pl.col(found).cast(pl.String)), table.path).row(0)
+    first = table.rows.with_row_index("data row", offset=1).filter(rule).head(1)
+    first = first.select("data row", pl.col(found).cast(pl.String))
+    row, value = _collect(first, table.path).row(0)
     expected = EXPECTED[column.kind]
     if name == "future":
         expected = f"no date in the future (today is {today})"
@@ -495,9 +506,11 @@ def _within(config: FilesConfig) -> pl.Expr:
     )
 
 
-def _read_dates(table: _Table, config: FilesConfig) -> pl.DataFrame:
+def _read_dates(
+    table: _Table, config: FilesConfig, today: date, names: tuple[str, ...]
+) -> pl.DataFrame:
     """The table's rows of the configured dates; refuses when there are none."""
-    rows = table.rows.select(table.parsed())
+    rows = _parsed(table, today, names)
     frame = _collect(rows.filter(_within(config)), table.path)
     if frame.is_empty():
         days = _collect(

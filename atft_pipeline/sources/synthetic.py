@@ -67,15 +67,15 @@ CLUSTER_SIZE = 10  # stocks, about: k = 10 nearest neighbours then cover a clust
 
 # Daily standard deviations (fractions). A stock's total comes to about 2 %, of which the cluster
 # factor is large enough for a 60-day correlation to tell members from the rest of the sector.
-MARKET_VOLATILITY = 0.009
+MARKET_VOLATILITY = 0.008
 SECTOR_VOLATILITY = 0.004
-CLUSTER_VOLATILITY = 0.012
+CLUSTER_VOLATILITY = 0.011
 IDIOSYNCRATIC_VOLATILITY = 0.012
 MARKET_DRIFT = 0.0003  # per day, the same for every stock: about 7.5 % a year
 DEGREES_OF_FREEDOM = 5.0  # of the Student t shocks: heavy tails with finite variance
 SHOCK_LIMIT = 6.0  # standard deviations; shocks are clipped on both sides, which keeps their mean 0
 RETURN_LIMIT = 0.5  # a day's return before drift is clipped to +-50 %, again on both sides
-GARCH_ALPHA, GARCH_BETA = 0.08, 0.90  # reaction and memory: volatility shocks halve in 34 days
+GARCH_ALPHA, GARCH_BETA = 0.06, 0.92  # reaction and memory: volatility shocks halve in 34 days
 VARIANCE_LIMIT = 9.0  # times the long-run variance, against runaway volatility
 
 
@@ -93,10 +93,10 @@ class SignalPart:
 
 
 PARTS = {
-    "reversal": SignalPart(decay=0.60, weight=0.62),
-    "momentum": SignalPart(decay=0.93, weight=0.42),
-    "volume_gate": SignalPart(decay=0.60, weight=0.63),
-    "neighbours": SignalPart(decay=0.60, weight=0.55),
+    "reversal": SignalPart(decay=0.60, weight=0.75),
+    "momentum": SignalPart(decay=0.93, weight=0.40),
+    "volume_gate": SignalPart(decay=0.50, weight=0.75),
+    "neighbours": SignalPart(decay=0.50, weight=0.65),
 }
 DAILY_DRIFT = 0.0012  # fraction per day; sets the oracle rank IC (0.05 to 0.08 at 5 days)
 
@@ -320,7 +320,7 @@ def _draw_stocks(
 
     first_day, last_day = np.zeros(count, np.int64), np.full(count, WARM_UP + dates - 1)
     split_day, split_factor = np.full(count, -1), np.ones(count)
-    halt_start, halt_stop, halt_shows_bar = np.full(count, -1), np.full(count, -1), late < 0
+    halt_start, halt_stop = np.full(count, -1), np.full(count, -1)
     halt_shows_bar = np.zeros(count, np.bool_)
     first_day[late] = days_between(0.1, 0.6, late.size)
     last_day[gone] = days_between(0.4, 0.95, gone.size)
@@ -341,7 +341,7 @@ def _draw_stocks(
         sector=cluster % config.sectors,
         cluster=cluster,
         market=market,
-        beta=rng.normal(1.0, 0.25, count).clip(0.3, 1.8),
+        beta=rng.normal(1.0, 0.2, count).clip(0.4, 1.6),
         first_price=first_price,
         shares=np.round(market_value / first_price, -3),
         listed_on=listed_on,
@@ -390,7 +390,7 @@ def _draw_base_returns(
 ) -> tuple[Floats, Floats]:
     """Returns without market drift and signal, and their standard deviations, [days, stocks]."""
     count = len(stocks.codes)
-    level = IDIOSYNCRATIC_VOLATILITY * np.exp(rng.normal(0.0, 0.2, count))
+    level = IDIOSYNCRATIC_VOLATILITY * np.exp(rng.normal(0.0, 0.15, count))
     market, market_deviation = _garch(rng, days, 1)
     sector, sector_deviation = _garch(rng, days, int(stocks.sector.max()) + 1)
     cluster, cluster_deviation = _garch(rng, days, int(stocks.cluster.max()) + 1)

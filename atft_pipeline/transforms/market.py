@@ -19,6 +19,8 @@ BETA_BARS = 60
 VARIANCE_FLOOR = 1e-16
 """A daily standard deviation below 1e-8 is rounding: nothing can be measured against it."""
 
+GAP_ROUNDING = 1e-9
+
 
 def index_name(indices: pl.DataFrame) -> str | None:
     """The index that serves as the market: on the earliest date, the first name in order.
@@ -131,5 +133,12 @@ def beta_stability(stock_return: pl.Expr, market_return: pl.Expr) -> pl.Expr:
 
 
 def trend_alignment(stock_gap: pl.Expr, market_gap: pl.Expr) -> pl.Expr:
-    """1 where stock and market trend the same way (equal sign of their 5/20 gap), else 0."""
-    return (stock_gap.sign() == market_gap.sign()).cast(pl.Float64)
+    """1 where stock and market trend the same way (equal sign of their 5/20 gap), else 0.
+
+    A gap below 1e-9 is rounding of a price that stood still, and has the sign 0.
+    """
+
+    def direction(gap: pl.Expr) -> pl.Expr:
+        return gap.sign() * (gap.abs() > GAP_ROUNDING).cast(pl.Float64)
+
+    return (direction(stock_gap) == direction(market_gap)).cast(pl.Float64)

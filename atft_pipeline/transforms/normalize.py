@@ -57,7 +57,7 @@ def normalize_cross_section(table: pl.DataFrame, features: Sequence[Feature]) ->
     """
     names = _names(features, "cross_section")
     order = np.argsort(table["date"].to_physical().to_numpy(), kind="stable")
-    values = table.select(names).to_numpy()
+    values = _matrix(table, names)
     scores = np.empty_like(values)
     for rows in np.split(order, _last_rows(table["date"][order])):
         date_values = values[rows].T.astype(np.float64)
@@ -98,8 +98,8 @@ def fit_and_apply(
     left_out |= unscored
     kept = [feature for feature in kept if feature.name not in unscored]
     names = _names(kept, "time_series")
-    statistics = fit_time_series(training.select(names).to_numpy(), names)
-    scores = apply_time_series(table.select(names).to_numpy(), statistics)
+    statistics = fit_time_series(_matrix(training, names), names)
+    scores = apply_time_series(_matrix(table, names), statistics)
     result = result.drop(unscored).with_columns(_columns(scores, names))
     return Normalized(result, tuple(kept), statistics, left_out)
 
@@ -203,6 +203,12 @@ def _never_scored(training: pl.DataFrame, features: Sequence[Feature]) -> dict[s
         for name in _names(features, "cross_section")
         if training[name].null_count() == training.height
     }
+
+
+def _matrix(table: pl.DataFrame, names: Sequence[str]) -> Float[np.ndarray, "rows features"]:
+    """The columns as float32, null turned into NaN; no name gives a matrix without columns."""
+    values = table.select(names).to_numpy()
+    return values.astype(np.float32, copy=False).reshape(table.height, len(names))
 
 
 def _columns(scores: Float[np.ndarray, "rows features"], names: Sequence[str]) -> list[pl.Series]:

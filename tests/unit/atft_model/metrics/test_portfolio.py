@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -267,10 +268,10 @@ def test_a_missing_bar_earns_nothing_and_its_move_comes_with_the_next() -> None:
     daily_return = np.zeros((8, 2))
     daily_return[3, 0] = np.nan
     daily_return[4, 0] = 0.1  # over two days
-    config = PortfolioConfig(horizon=4, cost_bp=0)
+    config = PortfolioConfig(horizon=4, cost_bp=0.0)
     returns = returns_of_weights(weights, is_signal_date, daily_return, _days(8), config)
     np.testing.assert_allclose(returns.gross, [0, 0, 0], atol=1e-15)  # rows 5, 6, 7
-    config = PortfolioConfig(horizon=2, cost_bp=0)
+    config = PortfolioConfig(horizon=2, cost_bp=0.0)
     weights *= 0.5
     returns = returns_of_weights(weights, is_signal_date, daily_return, _days(8), config)
     np.testing.assert_allclose(returns.gross, 0, atol=1e-15)  # left at row 3's stale price
@@ -301,7 +302,7 @@ def test_a_position_that_only_drifts_trades_nothing() -> None:
     """Capital wholly in one stock drifts with the portfolio, so holding it is free."""
     weights = np.tile([1.0, 0.0], (8, 1))
     daily_return = np.tile([0.03, -0.01], (8, 1))
-    config = PortfolioConfig(horizon=1, cost_bp=10)
+    config = PortfolioConfig(horizon=1, cost_bp=10.0)
     returns = returns_of_weights(weights, np.ones(8, bool), daily_return, _days(8), config)
     np.testing.assert_allclose(returns.turnover, [1, 0, 0, 0, 0, 0], atol=1e-15)
     np.testing.assert_allclose(returns.net[:2], [0.03 - 0.001, 0.03], atol=1e-15)
@@ -338,7 +339,8 @@ def test_undated_returns_are_refused() -> None:
             portfolio_returns(score, daily_return, tradable, dates, CONFIG)
 
 
-def test_bad_arrays_are_refused() -> None:
+def test_bad_arrays_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as in production
     score, daily_return, tradable = _market(12)
     days = _days(DATES)
     with pytest.raises(InputError, match="tradable has shape"):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 from scipy import stats
@@ -132,7 +133,10 @@ def test_empty_and_unusable_input_gives_nan_without_a_warning(metric: Metric) ->
 
 
 @pytest.mark.parametrize("metric", [rank_ic, ic, hit_rate, decile_returns])
-def test_shapes_that_would_broadcast_are_refused(metric: Metric) -> None:
+def test_shapes_that_would_broadcast_are_refused(
+    metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as in production
     score, forward_return, valid = _market(8)
     with pytest.raises(InputError, match="valid has shape"):
         metric(score, forward_return, valid[:, :1])

@@ -78,6 +78,7 @@ def test_gzipped_csv_and_parquet_read_the_same(tmp_path: Path) -> None:
     plain.write_text(text)
     zipped.write_bytes(gzip.compress(text.encode()))
     source(plain).raw_prices().with_columns(pl.col("close").cast(pl.Float32)).write_parquet(parquet)
+    assert source(plain).raw_prices()["code"].to_list() == ["0007"]
     for path in (zipped, parquet):
         assert_frame_equal(source(path).raw_prices(), source(plain).raw_prices())
 
@@ -113,6 +114,13 @@ def test_vendor_types_become_ours(tmp_path: Path) -> None:
     schemas.RAW_PRICES.validate(read, lazy=True)
     assert read["code"].to_list() == ["7203", "7203"]
     assert read["open"].null_count() == 2
+
+
+def test_names_that_this_module_uses_itself_do_no_harm(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "row,text," + HEADER.replace("date", "day"), f"x,y,{ROW}")
+    assert source(path).raw_prices()["date"].to_list() == [date(2024, 1, 4)]
+    write(path, "row,text," + HEADER.replace("date", "day"), f"x,y,{ROW.replace('10.5', '?')}")
+    refused(path, "column 'close' holds '.' in data row 1")
 
 
 def test_start_and_end_are_included(tmp_path: Path) -> None:

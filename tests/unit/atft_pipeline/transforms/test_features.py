@@ -1,6 +1,7 @@
 """Every feature against a plain loop over one stock's bars, and no feature sees the future."""
 
 import datetime as dt
+import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -140,7 +141,7 @@ def _bandwidth(x: Series) -> Series:
 
 
 def _rsi(x: Series, n: int) -> Series:
-    change: Series = [None, *(b - a for a, b in zip(x, x[1:], strict=False))]  # type: ignore
+    change: Series = [None, *(b - a for a, b in itertools.pairwise(x))]  # type: ignore
     gain = _ema([None if c is None else max(c, 0.0) for c in change], n, 1 / n)
     loss = _ema([None if c is None else max(-c, 0.0) for c in change], n, 1 / n)
     return _zip(lambda g, k: 100 * g / (g + k) if g + k > 0 else None, gain, loss)
@@ -254,7 +255,7 @@ def _stock_features(
         "idio_vol_ratio": _pairs(r, m, _residual_share),
         "beta_stability_60d": _rolled(beta, 60, lambda w: 1 / (1 + _std(w))),
         "trend_align_mkt": _zip(
-            lambda a, b: float((a > 0) == (b > 0) and (a < 0) == (b < 0)),
+            lambda a, b: float(abs(a) > 1e-9 and abs(b) > 1e-9 and (a > 0) == (b > 0)),
             _gap(c),
             market["mkt_gap_5_20"],
         ),
@@ -346,18 +347,22 @@ TABLE = compute_features(
 PLAIN = _plain_features(MARKET, LISTINGS)
 
 
+def _assert_same(found: pl.Series, expected: Series) -> int:
+    """Equal to float32 precision, null in the same places; how many values are known."""
+    assert found.len() == len(expected)
+    for t, (got, want) in enumerate(zip(found, expected, strict=True)):
+        assert (got is None) == (want is None), f"bar {t}: {got} for {want}"
+        if want is not None:
+            assert got == pytest.approx(want, rel=1e-5, abs=1e-6), f"bar {t}"
+    return found.len() - found.null_count()
+
+
 @pytest.mark.parametrize("name", [feature.name for feature in REGISTRY])
 def test_feature_matches_plain_loop(name: str) -> None:
-    known = 0
-    for code in LISTINGS["code"]:
-        found = TABLE.filter(pl.col("code") == code)[name].to_list()
-        expected = PLAIN[code][name]
-        assert len(found) == len(expected)
-        for t, (got, want) in enumerate(zip(found, expected, strict=True)):
-            assert (got is None) == (want is None), f"{code} bar {t}: {got} for {want}"
-            if got is not None and want is not None:
-                assert got == pytest.approx(want, rel=1e-5, abs=1e-6), f"{code} bar {t}"
-                known += 1
+    known = sum(
+        _assert_same(TABLE.filter(pl.col("code") == code)[name], PLAIN[code][name])
+        for code in LISTINGS["code"]
+    )
     assert known > 100
 
 
@@ -442,7 +447,7 @@ def test_market_features_follow_the_index_where_there_is_one() -> None:
     plain = _series_features(closes, _returns(closes, 1))
     one_stock = table.filter(pl.col("code") == "S00")
     for name, expected in plain.items():
-        assert one_stock[name].to_list() == pytest.approx(expected, rel=1e-5, abs=1e-6), name
+        assert _assert_same(one_stock[name], expected) > 90, name
 
 
 def test_a_date_without_index_value_is_null_and_no_other() -> None:

@@ -1,0 +1,177 @@
+"""Checks of raw, core and feature tables."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandera.polars as pa
+import polars as pl
+from pandera.errors import SchemaErrors
+
+from atft_model.config import setting
+from atft_model.data.graph import StockGraph
+from atft_model.data.panel import Panel
+from atft_pipeline.checks.outcome import Outcome, markdown_table
+from atft_pipeline.schemas import NormalizationBounds, Violation, validate_statistics
+
+SHOWN = 20
+"""Failure cases shown with a verdict."""
+
+
+@dataclass(frozen=True)
+class PricesGate:
+    """When too much of the raw data is unusable."""
+
+    max_quarantined_share: float = setting(
+        0.05, "Share of raw rows in quarantine above which prices are not stored: the real file "
+        "has well under 1 % unusable bars, so 5 % means a broken delivery."
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PanelGate:
+    """When a panel is too thin or too dead to train on."""
+
+    min_stocks: int = setting(
+        30, "Median tradable stocks per date: below, cross-sections rank little but noise."
+    )
+    max_zero_share: float = setting(
+        0.5, "Share of exact zeros of a continuous feature's known values."
+    )
+
+
+def contract_holds(frame: pl.DataFrame, schema: pa.DataFrameSchema) -> Outcome:
+    """Columns, types, keys and ranges of a table are those of its schema."""
+    try:
+        schema.validate(frame, lazy=True)
+    except SchemaErrors as errors:
+        cases = errors.failure_cases
+        rows = cases.select(pl.col("column", "check", "failure_case").cast(pl.String))
+        shown = rows.unique(maintain_order=True).head(SHOWN)
+        worst = f"{cases['column'][0]}: {cases['check'][0]}"
+        return Outcome(
+            "contract_holds", False, f"{cases.height} failures, first {worst}",
+            f"schema of {schema.name}", numbers={"failures": cases.height},
+            details=markdown_table(shown.columns, shown.iter_rows()),
+        )  # fmt: skip
+    return Outcome(
+        "contract_holds", True, f"{frame.height:,} rows", f"schema of {schema.name}",
+        numbers={"failures": 0, "rows": frame.height},
+    )  # fmt: skip
+
+
+def quarantined_share(raw_rows: int, quarantine: pl.DataFrame, gate: PricesGate) -> Outcome:
+    """The rows that cannot be used are few, and counted by reason."""
+    reasons = quarantine.group_by("reason").len("rows").sort("rows", descending=True)
+    share = quarantine.height / max(raw_rows, 1)
+    counts = {f"rows/{reason}": rows for reason, rows in reasons.iter_rows()}
+    return Outcome(
+        "quarantined_share_within_limit",
+        share <= gate.max_quarantined_share,
+        f"{quarantine.height:,} of {raw_rows:,} rows ({share:.2%})",
+        f"at most {gate.max_quarantined_share:.0%}",
+        numbers={"quarantined_share": share, **counts},
+        details=markdown_table(["reason", "rows"], reasons.iter_rows()),
+    )
+
+
+def universe_is_wide(universe: pl.DataFrame, min_stocks: int) -> Outcome:
+    """Dates have enough members to rank."""
+    per_date = universe.group_by("date").len()["len"]
+    median = float(np.median(per_date.to_numpy())) if len(per_date) else 0.0
+    return Outcome(
+        "universe_is_wide", median >= min_stocks,
+        f"median {median:.0f} stocks per date over {len(per_date):,} dates",
+        f"at least {min_stocks}", numbers={"median_stocks": median, "dates": len(per_date)},
+    )  # fmt: skip
+
+
+def normalized_within_bounds(
+    statistics: pl.DataFrame, bounds: NormalizationBounds, left_out: dict[str, str]
+) -> Outcome:
+    """On training dates every continuous feature, and all together, have mean near 0, std near 1."""
+    violations = validate_statistics(statistics, bounds)
+    continuous = statistics.filter(pl.col("normalizer").is_in(["cross_section", "time_series"]))
+    worst_mean = continuous["mean"].abs().max()
+    low, high = continuous["std"].min(), continuous["std"].max()
+    return Outcome(
+        "normalized_within_bounds",
+        not violations,
+        _violations_in_words(violations)
+        or f"largest |mean| {worst_mean:.3f}, std {low:.3f} to {high:.3f}",
+        f"|mean| ≤ {bounds.mean_limit}, std {bounds.std_lower} to {bounds.std_upper}",
+        numbers={
+            "violations": len(violations),
+            "features": continuous.height,
+            "left_out": len(left_out),
+            **_known({"largest_abs_mean": worst_mean, "smallest_std": low, "largest_std": high}),
+        },
+        details=markdown_table(statistics.columns, statistics.iter_rows()),
+    )
+
+
+def panel_is_alive(panel: Panel, gate: PanelGate) -> Outcome:
+    """The tensor itself: every feature varies on every part, few exact zeros, enough stocks."""
+    faults: list[str] = []
+    numbers: dict[str, float] = {}
+    for part, (first, last) in panel.split.parts().items():
+        rows = np.asarray(panel.features[first:last])[np.asarray(panel.observed[first:last])]
+        stocks = float(np.median(np.asarray(panel.tradable[first:last]).sum(axis=1)))
+        numbers[f"median_stocks/{part}"] = stocks
+        if stocks < gate.min_stocks:
+            faults.append(f"{part}: median {stocks:.0f} tradable stocks")
+        if np.isinf(rows).any():
+            faults.append(f"{part}: infinite values")
+        faults += _dead_columns(rows, panel, part, gate)
+    numbers |= {"faults": len(faults), "features": len(panel.feature_names)}
+    return Outcome(
+        "panel_is_alive",
+        not faults,
+        "; ".join(faults[:3]) or f"{len(panel.feature_names)} features alive on every part, median "
+        f"{numbers['median_stocks/train']:.0f} stocks",
+        f"no dead feature, at least {gate.min_stocks} stocks",
+        numbers=numbers,
+        details="\n".join(f"- {fault}" for fault in faults) or None,
+    )
+
+
+def _dead_columns(rows: np.ndarray, panel: Panel, part: str, gate: PanelGate) -> list[str]:
+    """Features of one part that carry nothing. Flags may hold one value in a short part."""
+    faults = []
+    for position, (name, kind) in enumerate(
+        zip(panel.feature_names, panel.normalizers, strict=True)
+    ):
+        column = rows[:, position]
+        column = column[np.isfinite(column)]
+        if column.size == 0:
+            faults.append(f"{part}: {name} is never known")
+        elif kind != "none" and column.min() == column.max():
+            faults.append(f"{part}: {name} is always {column[0]:g}")
+        elif kind != "none" and (column == 0).mean() > gate.max_zero_share:
+            faults.append(f"{part}: {name} is exactly 0 in {(column == 0).mean():.0%} of rows")
+    return faults
+
+
+def stocks_have_neighbours(graph: StockGraph, panel: Panel) -> Outcome:
+    """Most tradable stocks have neighbours on the refresh dates, or the graph adds nothing."""
+    tradable = np.asarray(panel.tradable[graph.refresh])
+    linked = (graph.neighbours >= 0).any(axis=2) & tradable
+    share = float(linked.sum() / max(tradable.sum(), 1))
+    degree = float((graph.neighbours >= 0).sum(axis=2)[linked].mean()) if linked.any() else 0.0
+    correlation = float(graph.correlation[graph.neighbours >= 0].mean()) if linked.any() else 0.0
+    return Outcome(
+        "stocks_have_neighbours", share >= 0.9,
+        f"{share:.1%} of tradable stocks, {degree:.1f} neighbours each, "
+        f"mean correlation {correlation:.2f}",
+        "at least 90 % of tradable stocks",
+        numbers={"linked_share": share, "mean_degree": degree, "mean_correlation": correlation},
+    )  # fmt: skip
+
+
+def _violations_in_words(violations: Sequence[Violation]) -> str:
+    more = f" and {len(violations) - 3} more" if len(violations) > 3 else ""
+    return "; ".join(str(violation) for violation in violations[:3]) + more
+
+
+def _known(numbers: dict) -> dict[str, float]:
+    return {name: float(value) for name, value in numbers.items() if value is not None}

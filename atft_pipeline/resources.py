@@ -1,0 +1,146 @@
+"""Places, sources and settings from the environment: the only reader of ATFT_* on this side.
+
+Each setting is a resource field; a field left empty takes its environment variable, then the
+default. So the Launchpad, ``--config-json``, a run-config file and the shell mean the same thing.
+"""
+
+import datetime as dt
+import os
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from atft_model.data.splits import SplitConfig
+from atft_model.errors import InputError
+from atft_pipeline.sources.base import MarketSource
+from atft_pipeline.sources.files import FilesConfig, FilesSource
+from atft_pipeline.sources.synthetic import SyntheticConfig, SyntheticMarket
+
+SOURCES = ("synthetic", "files")
+
+
+class Market(dg.ConfigurableResource):
+    """Which market data are used."""
+
+    source: str | None = Field(
+        None, description="synthetic or files. Empty: ATFT_SOURCE, else synthetic."
+    )
+    prices: str | None = Field(
+        None, description="files: Parquet or CSV of daily bars. Empty: ATFT_PRICES."
+    )
+    listings: str | None = Field(
+        None, description="files: optional table of stocks (sector, market). Empty: ATFT_LISTINGS."
+    )
+    indices: str | None = Field(
+        None, description="files: optional table of index closes. Empty: ATFT_INDICES."
+    )
+    start_date: str | None = Field(
+        None, description="files: first date used, YYYY-MM-DD. Empty: ATFT_START_DATE, else all."
+    )
+    end_date: str | None = Field(
+        None, description="files: last date used, YYYY-MM-DD. Empty: ATFT_END_DATE, else all."
+    )
+    seed: int = Field(SyntheticConfig.seed, description="synthetic: seed of the market.")
+    stocks: int = Field(SyntheticConfig.stocks, description="synthetic: number of stocks.")
+    dates: int = Field(SyntheticConfig.dates, description="synthetic: number of trading days.")
+    signal: float = Field(
+        SyntheticConfig.signal, description="synthetic: planted signal; 0 plants none."
+    )
+
+    def name(self) -> str:
+        """The chosen source's name.
+
+        Raises:
+            InputError: no such source.
+        """
+        name = self.source or os.environ.get("ATFT_SOURCE") or "synthetic"
+        if name not in SOURCES:
+            raise InputError(
+                f"ATFT_SOURCE is {name!r}; expected one of {', '.join(SOURCES)}"
+            )
+        return name
+
+    def build(self) -> MarketSource:
+        """The configured source.
+
+        Raises:
+            InputError: unknown source, a missing path, or a date that is none.
+        """
+        if self.name() == "synthetic":
+            return SyntheticMarket(
+                SyntheticConfig(
+                    seed=self.seed, stocks=self.stocks, dates=self.dates, signal=self.signal
+                )
+            )
+        prices = self.prices or os.environ.get("ATFT_PRICES")
+        if not prices:
+            raise InputError(
+                "ATFT_SOURCE is 'files' but ATFT_PRICES is not set; give the path of a Parquet or "
+                "CSV file of daily bars"
+            )
+        return FilesSource(
+            FilesConfig(
+                prices=Path(prices),
+                listings=_path(self.listings, "ATFT_LISTINGS"),
+                indices=_path(self.indices, "ATFT_INDICES"),
+                start_date=_date(self.start_date, "ATFT_START_DATE"),
+                end_date=_date(self.end_date, "ATFT_END_DATE"),
+            )
+        )
+
+
+class SplitSettings(dg.ConfigurableResource):
+    """How the dates are divided into train, validation and test."""
+
+    train_fraction: float = Field(
+        SplitConfig.train_fraction, description="Share of the usable dates for training."
+    )
+    validation_fraction: float = Field(
+        SplitConfig.validation_fraction, description="Share for validation; the rest is test."
+    )
+    embargo: int = Field(
+        SplitConfig.embargo,
+        description="Trading days left out after the purge (largest horizon + 1) of each part.",
+    )
+
+    def config(self) -> SplitConfig:
+        """The split's settings as the library knows them."""
+        return SplitConfig(self.train_fraction, self.validation_fraction, self.embargo)
+
+
+def data_folder(data_dir: str | None, dataset: str) -> Path:
+    """``<ATFT_DATA_DIR or data>/<ATFT_DATASET or the given name>``, absolute.
+
+    Raises:
+        InputError: a data set name that would lead out of the data dir.
+    """
+    name = os.environ.get("ATFT_DATASET") or dataset
+    if Path(name).name != name or name == "..":
+        raise InputError(f"ATFT_DATASET is {name!r}; expected a plain folder name, such as tokyo")
+    return Path(data_dir or os.environ.get("ATFT_DATA_DIR") or "data").absolute() / name
+
+
+def alert_addresses() -> list[str]:
+    """Where alerts go: apprise URLs in ATFT_ALERTS, separated by spaces or commas."""
+    return os.environ.get("ATFT_ALERTS", "").replace(",", " ").split()
+
+
+def default_preset() -> str:
+    """ATFT_PRESET, else the preset that fits the built-in market."""
+    return os.environ.get("ATFT_PRESET") or "quick"
+
+
+def _path(given: str | None, variable: str) -> Path | None:
+    text = given or os.environ.get(variable)
+    return Path(text) if text else None
+
+
+def _date(given: str | None, variable: str) -> dt.date | None:
+    text = given or os.environ.get(variable)
+    if not text:
+        return None
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"{variable} is {text!r}; expected a date as YYYY-MM-DD") from None

@@ -1,0 +1,142 @@
+"""Where tables lie and how they are written: whole or not at all, with a DuckDB view each.
+
+Everything hangs under ``<data dir>/<data set>/``: ``<table>.parquet``, ``panel/``, ``stock_graph/``,
+``models/<run id>/``, ``reports/``, ``trial_ledger.jsonl`` and ``atft.duckdb``.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+from pydantic import Field
+
+from atft_model.data.artifacts import file_hash
+from atft_model.errors import InputError
+from atft_pipeline.resources import Market, data_folder
+
+class Storage(dg.ConfigurableResource):
+    """The folder of one data set: tables of two sources never mix."""
+
+    market: dg.ResourceDependency[Market]
+    data_dir: str | None = Field(None, description="Root of all data. Empty: ATFT_DATA_DIR, else data.")
+    dataset: str | None = Field(
+        None, description="Folder of this data set. Empty: ATFT_DATASET, else the source's name."
+    )
+
+    @property
+    def root(self) -> Path:
+        """The data set's folder; its name cannot lead out of the data dir."""
+        return data_folder(self.data_dir, self.dataset or self.market.name())
+
+    @property
+    def panel(self) -> Path:
+        """Versions of the panel."""
+        return self.root / "panel"
+
+    @property
+    def graph(self) -> Path:
+        """Versions of the stock graph."""
+        return self.root / "stock_graph"
+
+    @property
+    def models(self) -> Path:
+        """One folder per training run, and ``current.json``, the one in use."""
+        return self.root / "models"
+
+    @property
+    def ledger(self) -> Path:
+        """The append-only list of every run ever trained on this data set."""
+        return self.root / "trial_ledger.jsonl"
+
+    @property
+    def reports(self) -> Path:
+        """One HTML report per evaluated run."""
+        return self.root / "reports"
+
+    def table_path(self, table: str) -> Path:
+        """The Parquet file of a table."""
+        return self.root / f"{table}.parquet"
+
+    def has_table(self, table: str) -> bool:
+        """Whether the table was ever stored."""
+        return self.table_path(table).exists()
+
+    def read_table(self, table: str, wanted_by: str) -> pl.DataFrame:
+        """A stored table.
+
+        Raises:
+            InputError: it was never stored; the message says how to build it for ``wanted_by``.
+        """
+        if not self.has_table(table):
+            raise not_materialized(table, wanted_by)
+        return pl.read_parquet(self.table_path(table))
+
+    def write_table(self, table: str, frame: pl.DataFrame) -> Path:
+        """Stores a table, replacing the last one in one rename, and refreshes the catalog."""
+        path = self.table_path(table)
+        _write_parquet(frame, path)
+        self.refresh_catalog()
+        return path
+
+    def write_rejected(self, table: str, frame: pl.DataFrame) -> Path:
+        """Keeps a table that failed its checks beside the last good one, for inspection."""
+        path = self.root / "rejected" / f"{table}.parquet"
+        _write_parquet(frame, path)
+        return path
+
+    def refresh_catalog(self) -> None:
+        """Rebuilds ``atft.duckdb``: one view per table. A reader keeps the old file or gets the new."""
+        import duckdb
+
+        catalog = self.root / "atft.duckdb"
+        temporary = catalog.with_name(f".atft.{os.getpid()}.duckdb")
+        temporary.unlink(missing_ok=True)
+        with duckdb.connect(str(temporary)) as connection:
+            for path in sorted(self.root.glob("*.parquet")):
+                location = str(path).replace("'", "''")
+                connection.execute(
+                    f'CREATE VIEW "{path.stem}" AS SELECT * FROM read_parquet(\'{location}\')'
+                )
+        os.replace(temporary, catalog)
+
+
+class TableIOManager(dg.ConfigurableIOManager):
+    """Assets that are tables: a returned DataFrame is stored, an upstream one is read."""
+
+    storage: dg.ResourceDependency[Storage]
+
+    def handle_output(self, context: dg.OutputContext, obj: pl.DataFrame) -> None:
+        """Stores the table and shows its size, columns and content hash."""
+        path = self.storage.write_table(context.asset_key.path[-1], obj)
+        context.add_output_metadata(table_metadata(obj) | {"path": dg.MetadataValue.path(path),
+                                                           "content_hash": file_hash(path)})  # fmt: skip
+
+    def load_input(self, context: dg.InputContext) -> pl.DataFrame:
+        """The upstream table, or an error that says how to build it."""
+        return self.storage.read_table(context.asset_key.path[-1], context.op_def.name)
+
+
+def not_materialized(asset: str, wanted_by: str) -> InputError:
+    """The error for an upstream asset that was never built."""
+    return InputError(
+        f"{asset} has not been materialized; build it with everything upstream: "
+        f"dagster asset materialize --select '*{wanted_by}'"
+    )
+
+
+def table_metadata(frame: pl.DataFrame) -> dict[str, Any]:
+    """Row count and column types, as Dagster shows them."""
+    columns = [dg.TableColumn(name, str(dtype)) for name, dtype in frame.schema.items()]
+    return {
+        "dagster/row_count": frame.height,
+        "dagster/column_schema": dg.TableSchema(columns=columns),
+    }
+
+
+def _write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    frame.write_parquet(temporary)
+    os.replace(temporary, path)

@@ -1,0 +1,166 @@
+"""Figures as text: fit for a page, the same for the same table, honest about zeros and gaps."""
+
+import base64
+import datetime
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+
+from atft_pipeline.report.plots import (
+    MARKET_SCORER,
+    ORACLE_SCORER,
+    figure_to_png_data_uri,
+    figure_to_svg,
+    plot_cumulative_return,
+    plot_deciles,
+    plot_gradients,
+    plot_rank_ic,
+    plot_scorers,
+    plot_training,
+    scorer_label,
+)
+
+
+def _dates(count: int) -> list[datetime.date]:
+    return np.busday_offset("2014-01-06", np.arange(count), roll="forward").tolist()
+
+
+def _daily(scorers: list[str], days: int = 80) -> pl.DataFrame:
+    rng = np.random.default_rng(0)
+    return pl.concat(
+        pl.DataFrame(
+            {"scorer": [s] * days, "date": _dates(days), "net": rng.normal(size=days) / 99}
+        )
+        for s in scorers
+    ).with_columns(gross=pl.col("net") + 0.0005)
+
+
+def _rank_ic(values: list[float]) -> pl.DataFrame:
+    n = len(values)
+    return pl.DataFrame(
+        {"scorer": ["model"] * n, "horizon": [5] * n, "date": _dates(n), "rank_ic": values}
+    )
+
+
+def _gradients(last: float) -> pl.DataFrame:
+    return pl.DataFrame(
+        {"step": [1, 2, 1, 2], "group": ["gat", "gat", "head", "head"], "l2": [0.1, last, 1.0, 1.0]}
+    )
+
+
+def test_svg_fits_into_a_page() -> None:
+    svg = figure_to_svg(plot_gradients(_gradients(0.2)))
+    assert svg.startswith("<svg")
+    assert svg.endswith("</svg>")
+    assert "viewBox=" in svg
+    assert " width=" not in svg.split(">")[0]  # the page decides
+    for unwanted in ("<?xml", "<!DOCTYPE", "<metadata", "<style", "purl.org"):
+        assert unwanted not in svg
+    assert ">gat</text>" in svg  # text stays text
+
+
+def test_the_ids_of_two_figures_differ_and_every_reference_resolves() -> None:
+    figures = [figure_to_svg(plot_gradients(_gradients(last))) for last in (0.2, 0.3)]
+    ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in figures]
+    assert not ids[0] & ids[1]
+    for svg, known in zip(figures, ids, strict=True):
+        used = set(re.findall(r'href="#([^"]+)"', svg)) | set(re.findall(r"url\(#([^)]+)\)", svg))
+        assert used
+        assert used <= known
+
+
+def test_the_same_table_gives_the_same_characters() -> None:
+    one, two = (figure_to_svg(plot_cumulative_return(_daily(["model", "ridge"]))) for _ in "12")
+    assert one == two
+    one, two = (figure_to_png_data_uri(plot_gradients(_gradients(0.2)), dpi=60) for _ in "12")
+    assert one == two
+    picture = base64.b64decode(one.removeprefix("data:image/png;base64,"))
+    assert picture.startswith(b"\x89PNG")
+
+
+def test_numbers_in_text_are_not_rounded_with_those_of_the_drawing() -> None:
+    figure = plot_gradients(_gradients(0.2))
+    figure.axes[0].set_title("mean 0.123456789")
+    assert "mean 0.123456789</text>" in figure_to_svg(figure)
+
+
+def test_baselines_are_named_up_to_four_and_the_oracle_is_left_to_the_tables() -> None:
+    names = ["model", ORACLE_SCORER, "a", "b", "c", "d", "e", "f", MARKET_SCORER]
+    legend = plot_cumulative_return(_daily(names)).legends[0]
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels[0] == "model"
+    assert sorted(labels[1:]) == sorted(
+        ["95 % without skill", "a", "b", "c", "d", "other baselines", "equal weight market"]
+    )
+
+
+def test_the_last_points_are_the_compounded_return_and_its_drawdown() -> None:
+    daily = _daily(["model"])
+    net = daily["net"].to_numpy()
+    top, bottom = plot_cumulative_return(daily).axes
+    curve = next(line for line in top.lines if line.get_label() == "model")
+    assert np.asarray(curve.get_ydata())[-1] == pytest.approx(np.prod(1 + net) - 1)
+    capital = np.cumprod(np.append(1.0, 1 + net))
+    assert np.asarray(bottom.lines[0].get_ydata()).min() == pytest.approx(
+        (capital / np.maximum.accumulate(capital) - 1).min()
+    )
+
+
+def test_rank_ic_has_a_dot_per_known_date_and_a_mean_after_60() -> None:
+    values = np.random.default_rng(1).normal(0.02, 0.1, 100)
+    values[[3, 50]] = np.nan
+    axes = plot_rank_ic(_rank_ic(values.tolist()), horizon=5).axes[0]
+    dots, _, mean = axes.lines
+    assert len(np.asarray(dots.get_ydata())) == 3 * 98
+    drawn = np.asarray(mean.get_ydata())
+    assert np.isnan(drawn[:59]).all()
+    assert drawn[-1] == pytest.approx(np.nanmean(values[-60:]))
+
+
+@pytest.mark.parametrize("values", [[0.1, -0.1, 0.2], [float("nan")] * 70, [0.1] * 5])
+def test_rank_ic_without_a_mean_draws_none(values: list[float]) -> None:
+    axes = plot_rank_ic(_rank_ic(values), horizon=5).axes[0]
+    assert axes.get_title(loc="left") == "rank IC at 5 days: each date"
+
+
+def test_a_dead_group_is_marked() -> None:
+    crosses = [
+        line for line in plot_gradients(_gradients(0.0)).axes[0].lines if line.get_marker() == "x"
+    ]
+    assert [len(np.asarray(line.get_xdata())) for line in crosses] == [1, 0]
+    everything_dead = _gradients(0.0).with_columns(l2=pl.lit(0.0))
+    crosses = [
+        line for line in plot_gradients(everything_dead).axes[0].lines if line.get_marker() == "x"
+    ]
+    assert [len(np.asarray(line.get_xdata())) for line in crosses] == [2, 2]
+
+
+def test_small_tables_are_drawn() -> None:
+    epoch = pl.DataFrame(
+        {"epoch": [1], "train_loss": [1.0], "val_loss": [None], "val_rank_ic": [float("nan")]}
+    )
+    assert figure_to_svg(plot_training(epoch))
+    decile = pl.DataFrame(
+        {"horizon": [5], "decile": [1], "mean_return": [0.1], "standard_error": [float("nan")]}
+    )
+    assert figure_to_svg(plot_deciles(decile))
+    scorer = pl.DataFrame(
+        {
+            "scorer": ["model", MARKET_SCORER],
+            "horizon": [5, 5],
+            "rank_ic": [float("nan"), None],
+            "rank_ic_se": [None, None],
+            "sharpe_net": [0.5, None],
+            "sharpe_se": [0.4, None],
+        },
+        schema_overrides={"rank_ic_se": pl.Float64},
+    )
+    assert figure_to_svg(plot_scorers(scorer, 5))
+    assert figure_to_svg(plot_cumulative_return(_daily(["model"], days=1)))
+
+
+def test_scorers_read_like_words() -> None:
+    assert scorer_label("momentum_12_1") == "momentum 12-1"
+    assert scorer_label("low_volatility_60d") == "low volatility 60d"
