@@ -298,10 +298,10 @@ def figure_to_svg(figure: "Figure") -> str:
     """
     buffer = io.StringIO()
     with _style():
-        without = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=without)
+        figure.savefig(buffer, format="svg")
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]  # the XML prolog and DOCTYPE have no place inside HTML
+    # Holds the time of day and addresses of vocabularies.
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     # Its rule, "*{stroke-linejoin: ...}", would hold for the whole page.
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", svg, count=1, flags=re.DOTALL)

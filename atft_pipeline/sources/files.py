@@ -444,6 +444,15 @@ def _parse_day(text: pl.Expr) -> pl.Expr:
     )
 
 
+def _may_fail(column: Column, dtype: pl.DataType) -> bool:
+    """Whether a cell of this type can hold something that does not parse."""
+    return not (
+        column.kind == "text"
+        or (column.kind == "number" and dtype.is_numeric())
+        or (column.kind == "date" and dtype.is_temporal())
+    )
+
+
 def _given(raw: pl.Expr) -> pl.Expr:
     """Whether a file's cell says anything at all."""
     return ~raw.cast(pl.String).str.strip_chars().str.to_lowercase().is_in(NO_VALUE)
@@ -468,7 +477,7 @@ def _parsed(table: _Table, today: date, names: Iterable[str]) -> pl.LazyFrame:
         found = table.columns[column.name]
         if column in (DATE, CODE):
             bad[column.name] = value.is_null()  # a row without its key is no row
-        elif column.kind != "text":
+        elif _may_fail(column, table.schema[found]):
             bad[column.name] = value.is_null() & _given(pl.col(found))
         if column is DATE:
             bad["future"] = value > today

@@ -17,18 +17,23 @@ stock's expected return differ from another's; with ``signal=0`` none does.
 What is planted. Let ``own`` be a day's return minus its sector's mean, standardised across the
 day's stocks. Each part below is a daily signal, standardised across stocks, which then decays:
 
-    reversal     -own, fast decay                     linear in past returns
-    momentum     +own, slow decay                     linear in past returns
-    volume gate  -own * tanh(z(log volume_ratio_20))  returns made on heavy volume reverse, on light
-                                                      volume they continue (after Campbell, Grossman
-                                                      and Wang 1993); made orthogonal to ``own`` on
-                                                      every date, so no linear model of returns sees it
-    neighbours   mean ``own`` of the cluster's others made orthogonal to ``own`` too: a stock that lags
-                                                      its neighbours catches up (lead-lag on the graph)
+    reversal      -own, fast decay: linear in past returns
+    momentum      +own, slow decay: linear in past returns
+    volume gate   -own * tanh(z(log volume_ratio_20)): returns made on heavy volume reverse, on
+                  light volume they continue (after Campbell, Grossman and Wang 1993)
+    neighbours    mean ``own`` of the cluster's others: a stock that lags its neighbours catches up
 
-A signal of close t acts on the returns of days t+2, t+3, ...: all of it can still be earned by who
-enters at close t+1. A statement surprise is not planted: the market has no statements (issue 3
-brings them, and a fifth part with them).
+The last two are made orthogonal to ``own`` on every date, so that no linear model of a stock's own
+returns sees them: the volume gate needs an interaction, the neighbours need a graph. A signal of
+close t acts on the returns of days t+2, t+3, ...: all of it can still be earned by who enters at
+close t+1. A statement surprise is not planted yet: the market has no statements.
+
+What it comes to (300 stocks, 1,200 dates, 12 seeds): the oracle rank IC at 5 days is 0.072, between
+0.062 and 0.080 by seed; some 0.3 of the planted return's variance is in reach of a linear model.
+Two things to know when judging a model against it. The oracle leaves out feedback: see
+``planted_return``. And ``signal=0`` makes *mean* returns equal, which is what a portfolio earns,
+but not medians: compounding skews the returns of volatile stocks, so that ranking by low volatility
+has a rank IC of about 0.007 at 5 days and 0.015 at 20, with no return to it.
 """
 
 import datetime as dt
@@ -59,9 +64,7 @@ MARKETS = ("Prime", "Standard", "Growth")  # by descending market value
 MARKET_SHARES = (0.5, 0.3, 0.2)  # of the stocks
 
 WARM_UP = 120  # days simulated before the first date, so that volatility, volume and signals settle
-EXECUTION_LAG = (
-    2  # days from a signal's close to the first return it moves: entry is one close later
-)
+EXECUTION_LAG = 2  # days from a signal's close to the first return it moves; entry lies between
 VOLUME_WINDOW = 20  # days of the mean under the volume gate, as in feature volume_ratio_20
 CLUSTER_SIZE = 10  # stocks, about: k = 10 nearest neighbours then cover a cluster
 
@@ -101,12 +104,13 @@ PARTS = {
 DAILY_DRIFT = 0.0012  # fraction per day; sets the oracle rank IC (0.05 to 0.08 at 5 days)
 
 DIRTY_ROWS = {
-    "duplicate_key": 6,  # a second row of the same key, with another close
+    "duplicate_key": 6,  # a second row of the same key, equal in all columns
+    "conflicting_duplicate": 6,  # a second row of the same key, with its close at the low
     "non_positive_price": 6,  # close 0
     "high_below_low": 6,  # high and low exchanged
     "close_outside_range": 6,  # close 10 % above the high
     "zero_volume": 6,  # a bar that moved on no volume
-}  # rows each; none lies on an ex-date, so that no adjustment factor is lost with them
+}  # rows each, under the reason that quarantine gives; none lies on a split's ex-date
 SPLIT_FACTORS = (0.5, 0.5, 0.2, 2.0)  # in turn: two 2:1 splits, a 5:1 split, a 1:2 reverse split
 
 
@@ -154,7 +158,7 @@ class SyntheticConfig:
 
 @dataclass(frozen=True)
 class _Stocks:
-    """What does not change over time, one entry per stock; days count from the first warm-up day."""
+    """What is fixed over time, one entry per stock; days count from the first warm-up day."""
 
     codes: npt.NDArray[np.str_]
     sector: Ints
@@ -218,15 +222,20 @@ class SyntheticMarket:
         """Expectation, known at close t, of close[t+1+h] / close[t+1] - 1 relative to the market.
 
         It counts what the signals up to close t contribute to the returns of days t+2 to t+1+h.
-        Left out: the contributions of signals yet to come. Their conditional mean is near 0, as a
-        coming signal is a function of coming returns, which are nearly unpredictable (they carry
-        the planted drift itself, which makes a second-order term). One row per (date, code) of
-        ``raw_prices``, without duplicates; all 0 where ``signal`` is 0.
+        Left out: the contributions of signals yet to come. Their conditional mean is small, as a
+        coming signal is a function of coming returns, which hold little but noise. It is not 0:
+        planted drift moves those returns, and reversal then takes part of it back. Measured over 12
+        seeds, realised returns regress on planted ones with slope 0.99 (standard error 0.01) at 1
+        day, 0.93 (0.02) at 5, 0.97 (0.03) at 10 and 1.02 (0.04) at 20 days.
+
+        One row per (date, code) of ``raw_prices``, without duplicates; all 0 where ``signal`` is 0.
         """
         return self._tables.planted
 
     def defects(self) -> pl.DataFrame:
         """Where DIRTY_ROWS were planted: date, code, defect; what quarantine must find.
+
+        Sorted by (code, date), one row per spoiled key (a key with two rows is listed once).
 
         The flat bars of a halt, also of zero volume, are not listed.
         """
@@ -538,7 +547,7 @@ def _draw_bars(
     low = opening * np.exp(-bridge_maximum(-rest))
 
     day = np.arange(days)[:, None]
-    factor = np.where(day == stocks.split_day, stocks.split_factor, 1.0)
+    factor: Floats = np.where(day == stocks.split_day, stocks.split_factor, 1.0)
     halted = (day >= stocks.halt_start) & (day < stocks.halt_stop)
     flat = halted & stocks.halt_shows_bar
     frozen = close[np.maximum(stocks.halt_start - 1, 0), np.arange(count)]
@@ -548,7 +557,7 @@ def _draw_bars(
         low=np.where(flat, frozen, low),
         close=np.where(flat, frozen, close),
         volume=np.where(flat, 0.0, volume),
-        factor_product=np.cumprod(factor, axis=0),
+        factor_product=np.multiply.accumulate(factor, axis=0),
         factor=factor,
         traded=traded,
         shown=traded | flat,
@@ -614,7 +623,9 @@ def _with_defects(
     marked = frame.with_row_index("row").cast({"row": pl.Int64}).join(
         defects, on="row", how="left", maintain_order="left"
     )  # fmt: skip
-    copies = marked.filter(is_("duplicate_key")).with_columns(close="low")
+    copies = marked.filter(is_("duplicate_key") | is_("conflicting_duplicate")).with_columns(
+        close=pl.when(is_("conflicting_duplicate")).then("low").otherwise("close")
+    )
     spoiled = marked.with_columns(
         high=pl.when(is_("high_below_low")).then("low").otherwise("high"),
         low=pl.when(is_("high_below_low")).then("high").otherwise("low"),

@@ -1,8 +1,8 @@
 """Statistics across the stocks of one date. Each date is computed from its own rows only.
 
-Reductions here run on eager frames on purpose: polars' lazy engine sums floats in an order that
-changes with the number of rows, so the same date gives other bits when later dates are cut off.
-Eager group-by and ``.over`` add up each group in row order.
+Float sums over the rows of a date are taken by NumPy on sorted rows, on purpose: polars, lazy or
+eager, adds up a group in an order that depends on how many rows the whole frame has, so the same
+date would give other bits when later dates are cut off.
 """
 
 import numpy as np
@@ -25,12 +25,19 @@ def equal_weighted_return(bars: pl.DataFrame, by: list[str]) -> pl.DataFrame:
         return), ``level`` (growth of 1 invested at the group's first date; an unknown return
         leaves it flat), sorted by the ``by`` columns.
     """
-    grouped = bars.group_by(by).agg(
-        pl.len().alias("members"), pl.col("return_1d").mean().alias("return_1d")
+    ordered = bars.select(*by, "return_1d").sort(by, maintain_order=True)
+    groups = ordered.group_by(by, maintain_order=True).agg(
+        pl.len().alias("members"), pl.col("return_1d").count().alias("known")
     )
+    last = groups["members"].cum_sum()
+    first = (last - groups["members"]).to_numpy().astype(np.int64)
+    total = np.add.reduceat(ordered["return_1d"].fill_null(0.0).to_numpy(), first)
+    mean = pl.when(pl.col("known") > 0).then(pl.Series(total) / pl.col("known"))
     growth = (pl.col("return_1d").fill_null(0.0) + 1.0).cum_prod()
     outer = [column for column in by if column != "date"]
-    return grouped.sort(by).with_columns(level=growth.over(outer) if outer else growth)
+    return groups.select(*by, "members", return_1d=mean).with_columns(
+        level=growth.over(outer) if outer else growth
+    )
 
 
 def winsorized_z_scores(

@@ -47,3 +47,5 @@ def test_arrays_that_would_broadcast_are_refused() -> None:
     for other in (np.zeros((3, 1)), np.zeros(3), np.zeros((1, 3, 3))):
         with pytest.raises(InputError, match=r"here: valid has shape"):
             require_same_shape("here", score=square, valid=other)
+    with pytest.raises(InputError, match=r"here: score has shape \(3,\)"):
+        require_same_shape("here", score=np.zeros(3), valid=np.zeros(3))

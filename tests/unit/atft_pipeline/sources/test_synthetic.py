@@ -1,0 +1,426 @@
+"""The built-in market: its calendar, events, defects, noise and planted signal are as promised."""
+
+import math
+from dataclasses import fields
+from datetime import date
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from atft_model.errors import InputError
+from atft_pipeline import schemas
+from atft_pipeline.sources.base import MarketSource
+from atft_pipeline.sources.synthetic import (
+    DIRTY_ROWS,
+    HOLIDAYS,
+    MARKETS,
+    SECTORS,
+    SPLIT_FACTORS,
+    SyntheticConfig,
+    SyntheticMarket,
+    trading_calendar,
+)
+from atft_pipeline.transforms.adjust import split_adjust
+from atft_pipeline.transforms.validity import quarantine_invalid
+
+TABLES = {
+    "raw_prices": schemas.RAW_PRICES,
+    "raw_listings": schemas.RAW_LISTINGS,
+    "raw_indices": schemas.RAW_INDICES,
+    "planted_return": schemas.PLANTED_RETURN,
+}
+TARGETS = ["target_1d", "target_5d", "target_10d", "target_20d"]
+
+
+def small_market(seed: int = 7, *, signal: float = 1.0, dirty_rows: bool = True) -> SyntheticMarket:
+    return SyntheticMarket(
+        SyntheticConfig(seed=seed, stocks=40, dates=150, signal=signal, dirty_rows=dirty_rows)
+    )
+
+
+def with_returns(market: SyntheticMarket) -> pl.DataFrame:
+    """Valid adjusted bars with ``return_1d`` up to their close, and with what came and was planted.
+
+    A return is null unless its two closes lie the right number of market days apart.
+    """
+    bars = split_adjust(*quarantine_invalid(market.raw_prices()))
+    calendar = market.raw_indices().select("date").with_row_index("day").cast({"day": pl.Int64})
+
+    def growth(start: int, stop: int) -> pl.Expr:
+        whole = pl.col("day").shift(-stop) - pl.col("day").shift(-start) == stop - start
+        near = (pl.col("day").shift(-stop) - pl.col("day")).abs() == abs(stop)
+        change = pl.col("close").shift(-stop) / pl.col("close").shift(-start) - 1
+        return pl.when(whole & near).then(change).over("code")
+
+    return (
+        bars.join(calendar, on="date", how="left", maintain_order="left")
+        .with_columns(
+            return_1d=pl.when(pl.col("day").diff().over("code") == 1).then(
+                pl.col("close").pct_change().over("code")
+            ),
+            realised_1d=growth(1, 2),
+            realised_5d=growth(1, 6),
+        )
+        .join(market.planted_return(), on=["date", "code"], how="left", maintain_order="left")
+    )
+
+
+def daily_rank_ic(frame: pl.DataFrame, score: str, outcome: str) -> np.ndarray:
+    """Spearman correlation per date, oldest first."""
+    both = frame.drop_nulls([score, outcome])
+    daily = both.group_by("date").agg(pl.corr(score, outcome, method="spearman").alias("ic"))
+    return daily.sort("date")["ic"].to_numpy()
+
+
+def matrix(frame: pl.DataFrame, column: str) -> np.ndarray:
+    """[dates, stocks], NaN where there is no value."""
+    wide = frame.pivot("code", index="date", values=column, sort_columns=True).sort("date")
+    return wide.drop("date").to_numpy().astype(float)
+
+
+def standard_error(daily: np.ndarray, overlap: int) -> float:
+    """Of a mean over days whose outcomes share ``overlap`` days: one in ``overlap`` counts."""
+    return float(daily.std() / math.sqrt(len(daily) / overlap))
+
+
+@pytest.fixture(scope="module")
+def market() -> SyntheticMarket:
+    """The default market, drawn once."""
+    return SyntheticMarket()
+
+
+@pytest.fixture(scope="module")
+def bars(market: SyntheticMarket) -> pl.DataFrame:
+    return with_returns(market)
+
+
+# Tables
+
+
+def test_tables_have_the_columns_types_and_keys_of_their_schemas(market: SyntheticMarket) -> None:
+    source: MarketSource = market
+    for name, schema in TABLES.items():
+        frame = getattr(source, name)()
+        schema.validate(frame, lazy=True)
+        assert frame.columns == list(schema.columns), name
+        key = ["code", "date"] if "date" in frame.columns and "code" in frame.columns else None
+        order = key or frame.columns[:1]
+        assert_frame_equal(frame, frame.sort(order, maintain_order=True))
+    assert set(source.missing()) == {"raw_statements", "raw_investor_flows"}
+
+
+def test_same_seed_same_tables_and_another_seed_others() -> None:
+    first, again, other = small_market(), small_market(), small_market(seed=8)
+    for name in [*TABLES, "defects", "clusters"]:
+        assert_frame_equal(getattr(first, name)(), getattr(again, name)())
+        assert not getattr(first, name)().equals(getattr(other, name)()), name
+
+
+def test_the_default_market_has_the_promised_size(market: SyntheticMarket) -> None:
+    prices, listings = market.raw_prices(), market.raw_listings()
+    assert prices["date"].n_unique() == 1200
+    assert prices["code"].n_unique() == listings.height == 300
+    assert set(listings["sector"]) == set(SECTORS)
+    assert set(listings["market"]) == set(MARKETS)
+    assert listings["shares_outstanding"].min() > 0
+    assert_frame_equal(
+        market.planted_return().select("date", "code"),
+        prices.select("date", "code").unique(maintain_order=True),
+    )
+
+
+@pytest.mark.parametrize(("stocks", "dates", "sectors"), [(20, 60, 1), (23, 61, 2), (35, 90, 11)])
+def test_small_markets_hold_together(stocks: int, dates: int, sectors: int) -> None:
+    small = SyntheticMarket(SyntheticConfig(stocks=stocks, dates=dates, sectors=sectors, markets=1))
+    assert small.raw_listings()["market"].unique().to_list() == [MARKETS[0]]
+    assert small.raw_listings()["sector"].n_unique() <= sectors
+    for name, schema in TABLES.items():
+        schema.validate(getattr(small, name)(), lazy=True)
+    assert small.planted_return().select(pl.col(TARGETS).is_finite().all()).row(0) == (True,) * 4
+
+
+# Calendar and events
+
+
+def test_calendar_is_weekdays_without_the_fixed_holidays(market: SyntheticMarket) -> None:
+    dates = market.raw_prices()["date"].unique().sort().to_list()
+    assert dates == trading_calendar(date(2015, 1, 5), 1200)
+    assert dates == market.raw_indices()["date"].to_list()
+    assert all(day.weekday() < 5 and (day.month, day.day) not in HOLIDAYS for day in dates)
+    assert date(2015, 5, 1) not in dates, "a holiday on a Friday"
+    assert date(2015, 5, 4) in dates
+
+
+def test_a_half_day_trades_much_less(bars: pl.DataFrame) -> None:
+    volume = bars.group_by("date").agg(pl.col("volume").median()).sort("date")
+    typical = volume.filter(pl.col("date").dt.month() == 12)["volume"].median()
+    half_day = volume.filter(pl.col("date") == date(2015, 12, 24))["volume"].item()
+    assert half_day < 0.6 * typical
+
+
+def test_bars_span_listing_to_delisting(market: SyntheticMarket) -> None:
+    prices, listings = market.raw_prices(), market.raw_listings()
+    opening, closing = prices["date"].min(), prices["date"].max()
+    spans = prices.group_by("code").agg(
+        first=pl.col("date").min(), last=pl.col("date").max()
+    ).join(listings, on="code")  # fmt: skip
+    late = spans.filter(pl.col("listed_on") >= opening)
+    gone = spans.filter(pl.col("delisted_on").is_not_null())
+    assert late.height == 30
+    assert gone.height == 24
+    assert (late["first"] == late["listed_on"]).all()
+    assert (gone["last"] == gone["delisted_on"]).all()
+    rest = spans.filter((pl.col("listed_on") < opening) & pl.col("delisted_on").is_null())
+    assert rest.filter((pl.col("first") != opening) | (pl.col("last") != closing)).is_empty()
+
+
+def test_splits_move_raw_prices_and_vanish_on_adjustment(
+    market: SyntheticMarket, bars: pl.DataFrame
+) -> None:
+    raw = market.raw_prices().with_columns(
+        jump=(pl.col("close") / pl.col("close").shift(1)).over("code"),
+        trade=(pl.col("volume").rolling_median(20).shift(-20) / pl.col("volume").rolling_median(20))
+        .over("code"),
+    )  # fmt: skip
+    splits = raw.filter(pl.col("adjustment_factor") != 1.0)
+    assert splits.height == 12
+    assert set(splits["adjustment_factor"]) == set(SPLIT_FACTORS)
+    moved = (splits["jump"] / splits["adjustment_factor"]).log().abs()
+    assert moved.max() < 0.15, "the raw close moves by the factor, and a day's return"
+    adjusted = bars.join(splits.select("date", "code"), on=["date", "code"])
+    assert adjusted.height == 12
+    assert adjusted["return_1d"].abs().max() < 0.15
+    # Twice the shares at half the price: what trades is scaled too, up to ordinary noise.
+    traded = (splits["trade"] * splits["adjustment_factor"]).log()
+    assert abs(traded.mean()) < 0.35
+
+
+def test_halts_show_as_missing_days_or_as_flat_bars_without_volume(
+    market: SyntheticMarket,
+) -> None:
+    calendar = market.raw_indices().select("date").with_row_index("day").cast({"day": pl.Int64})
+    days = market.raw_prices().join(calendar, on="date").sort("code", "day")
+    gap = days.with_columns(gap=pl.col("day").diff().over("code") - 1).filter(pl.col("gap") > 0)
+    assert gap.height == gap["code"].n_unique() == 4
+    assert gap["gap"].is_between(2, 5).all()
+
+    flat = days.with_columns(before=pl.col("close").shift(1).over("code")).filter(
+        (pl.col("volume") == 0) & (pl.col("high") == pl.col("low"))
+    )
+    assert flat["code"].n_unique() == 5
+    assert flat.group_by("code").len()["len"].is_between(2, 5).all()
+    assert flat.filter(
+        (pl.col("turnover") != 0)
+        | (pl.col("open") != pl.col("close"))
+        | (pl.col("close") != pl.col("before"))
+    ).is_empty()
+
+
+# Bars and defects
+
+
+def test_quarantine_finds_the_planted_defects_and_nothing_else(market: SyntheticMarket) -> None:
+    defects = market.defects()
+    assert dict(defects["defect"].value_counts().iter_rows()) == DIRTY_ROWS
+    valid, quarantine = quarantine_invalid(market.raw_prices())
+    halted = (pl.col("reason") == "zero_volume") & (pl.col("high") == pl.col("low"))
+    found = quarantine.filter(~halted).select("date", "code", defect="reason").unique()
+    assert_frame_equal(found, defects, check_row_order=False)
+    assert valid.filter(~pl.col("open").is_between(pl.col("low"), pl.col("high"))).is_empty()
+    assert valid.filter(~pl.col("close").is_between(pl.col("low"), pl.col("high"))).is_empty()
+    average_price = pl.col("turnover") / pl.col("volume")
+    near = average_price.is_between(0.999 * pl.col("low"), 1.001 * pl.col("high"))  # whole shares
+    assert valid.filter(~near).is_empty()
+    centre = valid.select((average_price / pl.mean_horizontal("high", "low")).mean()).item()
+    assert abs(centre - 1) < 0.001
+
+
+def test_without_dirty_rows_only_halted_bars_are_rejected() -> None:
+    clean = small_market(dirty_rows=False)
+    assert clean.defects().is_empty()
+    _, quarantine = quarantine_invalid(clean.raw_prices())
+    assert set(quarantine["reason"]) == {"zero_volume"}
+    assert (quarantine["high"] == quarantine["low"]).all()
+
+
+def test_defects_spoil_their_own_rows_only() -> None:
+    clean, dirty = small_market(dirty_rows=False), small_market()
+    key = ["date", "code"]
+    untouched = dirty.raw_prices().join(dirty.defects(), on=key, how="anti", maintain_order="left")
+    expected = clean.raw_prices().join(dirty.defects(), on=key, how="anti", maintain_order="left")
+    assert_frame_equal(untouched, expected)
+    assert_frame_equal(dirty.planted_return(), clean.planted_return())
+
+
+def test_bars_open_with_a_gap_and_range_like_their_volatility(bars: pl.DataFrame) -> None:
+    squared_range = (pl.col("high") / pl.col("low")).log().pow(2)
+    gap = (pl.col("open") / pl.col("close").shift(1).over("code")).log()
+    spread = bars.with_columns(gap=gap).drop_nulls("return_1d").select(
+        night=pl.col("gap").std(),
+        day=(pl.col("close") / pl.col("open")).log().std(),
+        parkinson=(squared_range.mean() / (4 * math.log(2))).sqrt(),
+        whole=pl.col("return_1d").std(),
+    ).row(0, named=True)  # fmt: skip
+    assert 0.3 < spread["night"] / spread["whole"] < 0.7
+    # Parkinson (1980): the range measures the volatility from open to close.
+    assert 0.9 < spread["parkinson"] / spread["day"] < 1.1
+
+
+# Noise
+
+
+def test_returns_are_heavy_tailed_and_their_volatility_clusters(bars: pl.DataFrame) -> None:
+    daily = matrix(bars, "return_1d")
+    deviation = np.nanstd(daily[1:], axis=0)
+    assert 0.01 < deviation.min() < deviation.max() < 0.03
+    score = (daily[1:] - np.nanmean(daily[1:], axis=0)) / deviation
+    kurtosis = np.nanmean(score**4, axis=0)
+    assert np.median(kurtosis) > 3.5  # 3 for a normal distribution
+
+    def lag_correlation(lag: int) -> float:
+        square = score**2 - np.nanmean(score**2, axis=0)
+        return float(np.nanmean(square[lag:] * square[:-lag]) / np.nanmean(square**2))
+
+    # 339,000 values; noise correlates by 0.002 per stock, and by some 0.01 through common factors.
+    assert all(lag_correlation(lag) > 0.03 for lag in (1, 5, 20))
+
+
+def test_volume_rises_with_the_size_of_the_return_and_persists(bars: pl.DataFrame) -> None:
+    ratio = (pl.col("volume") / pl.col("volume").rolling_mean(20)).log().over("code")
+    active = bars.with_columns(ratio=ratio, size=pl.col("return_1d").abs()).drop_nulls("size")
+    assert active.select(pl.corr("ratio", "size")).item() > 0.2
+    lagged = active.with_columns(before=pl.col("ratio").shift(1).over("code"))
+    assert lagged.drop_nulls().select(pl.corr("ratio", "before")).item() > 0.4
+
+
+def test_the_index_follows_the_market(market: SyntheticMarket, bars: pl.DataFrame) -> None:
+    equal = bars.group_by("date").agg(pl.col("return_1d").mean()).sort("date")["return_1d"]
+    index = market.raw_indices()["close"].pct_change()
+    assert market.raw_indices()["index"].unique().to_list() == ["MARKET"]
+    assert np.corrcoef(equal[1:], index[1:])[0, 1] > 0.9
+
+
+def test_a_60_day_correlation_graph_finds_the_clusters(
+    market: SyntheticMarket, bars: pl.DataFrame
+) -> None:
+    daily = matrix(bars, "return_1d")
+    cluster = market.clusters()["cluster"].to_numpy()
+    sizes = np.bincount(cluster)
+    assert 8 <= sizes.min() <= sizes.max() <= 12
+    sectors = market.clusters().join(market.raw_listings(), on="code")
+    assert sectors.group_by("cluster").agg(pl.col("sector").n_unique())["sector"].max() == 1
+    shares = []
+    for stop in range(100, 1200, 200):
+        window = daily[stop - 60 : stop]
+        known = np.isfinite(window).all(axis=0)
+        correlation = np.corrcoef(window[:, known].T)
+        np.fill_diagonal(correlation, -np.inf)
+        nearest = np.argsort(-correlation, axis=1)[:, :9]
+        shares.append((cluster[known][nearest] == cluster[known][:, None]).mean())
+    assert np.mean(shares) > 0.7  # measured 0.8; 9 neighbours drawn at random would give 0.03
+
+
+# Planted signal
+
+
+def test_oracle_rank_ic_at_5_days_is_weak_and_in_range(bars: pl.DataFrame) -> None:
+    daily = daily_rank_ic(bars, "target_5d", "realised_5d")
+    assert len(daily) > 1180
+    assert 0.05 < daily.mean() < 0.08
+    assert daily.mean() > 5 * standard_error(daily, overlap=5)
+
+
+def test_planted_return_is_in_units_of_return(bars: pl.DataFrame) -> None:
+    """Regressing what came on what was planted gives about 1; 0.9 at 5 days is documented."""
+    for horizon, low, high in (("1d", 0.85, 1.15), ("5d", 0.75, 1.15)):
+        known = bars.drop_nulls([f"realised_{horizon}", f"target_{horizon}"])
+        came = pl.col(f"realised_{horizon}") - pl.col(f"realised_{horizon}").mean().over("date")
+        planted = pl.col(f"target_{horizon}")
+        slope = known.select((came * planted).sum() / planted.pow(2).sum()).item()
+        assert low < slope < high, horizon
+
+
+def test_longer_horizons_hold_more_planted_return(market: SyntheticMarket) -> None:
+    spread = market.planted_return().select(pl.col(TARGETS).std()).row(0)
+    assert list(spread) == sorted(spread)
+    assert 0.0005 < spread[0] < 0.003  # per day, beside 2 % of noise
+
+
+def test_each_planted_part_alone_ranks_the_next_returns(
+    market: SyntheticMarket, bars: pl.DataFrame
+) -> None:
+    """Reversal is linear in a stock's own returns; the volume gate and the neighbours are not."""
+    listings = market.raw_listings().select("code", "sector").join(market.clusters(), on="code")
+    sector_mean = pl.col("return_1d").mean().over("date", "sector")
+    average_volume = pl.col("volume").rolling_mean(20).over("code")
+    heavy = (pl.col("ratio") - pl.col("ratio").mean()) / pl.col("ratio").std()
+    others = pl.col("own").sum().over("date", "cluster") - pl.col("own")
+    count = pl.col("own").count().over("date", "cluster") - 1
+    parts = (
+        bars.join(listings, on="code", how="left", maintain_order="left")
+        .with_columns(
+            own=pl.col("return_1d") - sector_mean, ratio=(pl.col("volume") / average_volume).log()
+        )
+        .drop_nulls(["own", "ratio"])
+        .with_columns(heavy=heavy.over("date").tanh())
+        .with_columns(
+            reversal=-pl.col("own"),
+            volume_gate=-pl.col("own") * pl.col("heavy"),
+            neighbours=pl.when(count > 0).then(others / count) - 0.6 * pl.col("own"),
+        )
+    )
+    for name in ("reversal", "volume_gate", "neighbours"):
+        daily = daily_rank_ic(parts, name, "realised_1d")
+        assert daily.mean() > 5 * standard_error(daily, overlap=1), name
+
+
+def test_without_signal_nothing_is_planted_and_nothing_found(bars: pl.DataFrame) -> None:
+    silent = SyntheticMarket(SyntheticConfig(signal=0.0))
+    planted = silent.planted_return()
+    assert planted.select((pl.col(TARGETS) == 0).all()).row(0) == (True,) * 4
+
+    # The default market's oracle, scored on the silent one: same seed, same noise, no drift.
+    silent_bars = with_returns(silent).drop(TARGETS)
+    oracle = bars.select("date", "code", "target_5d")
+    daily = daily_rank_ic(silent_bars.join(oracle, on=["date", "code"]), "target_5d", "realised_5d")
+    assert abs(daily.mean()) < 3 * standard_error(daily, overlap=5)
+    assert abs(daily.mean()) < 0.02
+
+
+def test_noise_does_not_depend_on_the_signal() -> None:
+    silent, planted = small_market(signal=0.0), small_market(signal=1.0)
+    assert_frame_equal(silent.raw_listings(), planted.raw_listings())
+    key = ["date", "code", "adjustment_factor"]
+    assert_frame_equal(silent.raw_prices().select(key), planted.raw_prices().select(key))
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("seed", -1, "any whole number from 0"),
+        ("stocks", 19, "20 to 99999 stocks"),
+        ("dates", 59, "60 to 20000 trading days"),
+        ("sectors", 12, "1 to 11 sectors"),
+        ("markets", 0, "1 to 3 markets"),
+        ("signal", -0.5, "0 (none) to 5 times the default strength"),
+        ("signal", math.nan, "0 (none) to 5 times the default strength"),
+        ("late_listing_share", 0.3, "0 to 0.25"),
+        ("delisting_share", -0.1, "0 to 0.25"),
+        ("split_share", 1.0, "0 to 0.25"),
+        ("halt_share", math.inf, "0 to 0.25"),
+    ],
+)
+def test_a_field_out_of_range_is_named_with_what_is_allowed(
+    field: str, value: float, expected: str
+) -> None:
+    assert field in {each.name for each in fields(SyntheticConfig)}
+    with pytest.raises(InputError) as caught:
+        SyntheticConfig(**{field: value})
+    message = str(caught.value)
+    assert message == f"synthetic market: {field} = {value}; expected {expected}: change {field}"
+    assert "\n" not in message
