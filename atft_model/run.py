@@ -95,6 +95,7 @@ def train(
     data = DevicePanel(panel, graph, statistics, scale, config.model.lookback, device)
     trainer = build_trainer(config, data, folder, reporter)
     progress = trainer.fit(folder)
+    record_checkpoint(trainer, folder, progress)
     record = run_record(config, panel, graph, statistics, scale, folder, progress)
     record |= {
         "device": describe_device(device),
@@ -161,17 +162,40 @@ def build_trainer(
     )  # fmt: skip
 
 
+def record_checkpoint(trainer: Trainer, folder: Path, progress: Progress) -> None:
+    """Reads the best weights back from disk and records how they score the validation dates.
+
+    Raises:
+        InputError: no best checkpoint, because no epoch had a defined validation rank IC.
+    """
+    if not (folder / "best.pt").exists():
+        raise InputError(
+            "training: no epoch had a defined validation rank IC, so there is no best checkpoint; "
+            "look at the degeneracy events in the health record"
+        )
+    model = trainer.model
+    model.load_state_dict(load_weights(folder / "best.pt"))
+    quantiles, _ = predict_quantiles(
+        model, trainer.data, trainer.validation_dates, trainer.config, trainer.runs_per_batch
+    )
+    score = quantiles[trainer.validation_dates][..., model.median].astype(np.float64)
+    for index, horizon in enumerate(trainer.data.panel.horizons):
+        known = np.isfinite(score[..., index])
+        spread = [row[use].std() for row, use in zip(score[..., index], known, strict=True)
+                  if use.sum() >= 2]  # fmt: skip
+        trainer.health.add(
+            progress.best_epoch, progress.step, "checkpoint", f"horizon_{horizon}",
+            {"score_std": float(np.median(spread)) if spread else 0.0},
+        )  # fmt: skip
+    trainer.health.flush()
+
+
 def run_record(
     config: RunConfig, panel: Panel, graph: StockGraph, statistics: TimeSeriesStatistics,
     scale: TargetScale, folder: Path, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     """Identity of a run: what it was trained on, with what, and which weights came out."""
     best = folder / "best.pt"
-    if not best.exists():
-        raise InputError(
-            "training: no epoch had a defined validation rank IC, so there is no best checkpoint; "
-            "look at the degeneracy events in the health record"
-        )
     return {
         "run_id": folder.name,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -56,9 +56,7 @@ class Market(dg.ConfigurableResource):
         """
         name = self.source or os.environ.get("ATFT_SOURCE") or "synthetic"
         if name not in SOURCES:
-            raise InputError(
-                f"ATFT_SOURCE is {name!r}; expected one of {', '.join(SOURCES)}"
-            )
+            raise InputError(f"ATFT_SOURCE is {name!r}; expected one of {', '.join(SOURCES)}")
         return name
 
     def build(self) -> MarketSource:

@@ -16,11 +16,14 @@ from atft_model.data.artifacts import file_hash
 from atft_model.errors import InputError
 from atft_pipeline.resources import Market, data_folder
 
+
 class Storage(dg.ConfigurableResource):
     """The folder of one data set: tables of two sources never mix."""
 
     market: dg.ResourceDependency[Market]
-    data_dir: str | None = Field(None, description="Root of all data. Empty: ATFT_DATA_DIR, else data.")
+    data_dir: str | None = Field(
+        None, description="Root of all data. Empty: ATFT_DATA_DIR, else data."
+    )
     dataset: str | None = Field(
         None, description="Folder of this data set. Empty: ATFT_DATASET, else the source's name."
     )
@@ -97,7 +100,7 @@ class Storage(dg.ConfigurableResource):
             for path in sorted(self.root.glob("*.parquet")):
                 location = str(path).replace("'", "''")
                 connection.execute(
-                    f'CREATE VIEW "{path.stem}" AS SELECT * FROM read_parquet(\'{location}\')'
+                    f"CREATE VIEW \"{path.stem}\" AS SELECT * FROM read_parquet('{location}')"
                 )
         os.replace(temporary, catalog)
 
@@ -116,6 +119,24 @@ class TableIOManager(dg.ConfigurableIOManager):
     def load_input(self, context: dg.InputContext) -> pl.DataFrame:
         """The upstream table, or an error that says how to build it."""
         return self.storage.read_table(context.asset_key.path[-1], context.op_def.name)
+
+
+class VersionIOManager(dg.ConfigurableIOManager):
+    """Assets that publish versioned folders themselves: a returned hash is shown, a path is read."""
+
+    storage: dg.ResourceDependency[Storage]
+
+    def handle_output(self, context: dg.OutputContext, obj: str) -> None:
+        """Shows the content hash of the published version."""
+        context.add_output_metadata({"content_hash": obj})
+
+    def load_input(self, context: dg.InputContext) -> Path:
+        """The folder of the upstream asset's versions."""
+        asset = context.asset_key.path[-1]
+        folder = self.storage.models if asset == "trained_model" else self.storage.root / asset
+        if not (folder / "current.json").exists():
+            raise not_materialized(asset, context.op_def.name)
+        return folder
 
 
 def not_materialized(asset: str, wanted_by: str) -> InputError:

@@ -127,7 +127,8 @@ def panel_is_alive(panel: Panel, gate: PanelGate) -> Outcome:
     return Outcome(
         "panel_is_alive",
         not faults,
-        "; ".join(faults[:3]) or f"{len(panel.feature_names)} features alive on every part, median "
+        "; ".join(faults[:3])
+        or f"{len(panel.feature_names)} features alive on every part, median "
         f"{numbers['median_stocks/train']:.0f} stocks",
         f"no dead feature, at least {gate.min_stocks} stocks",
         numbers=numbers,

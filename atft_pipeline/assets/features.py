@@ -1,0 +1,154 @@
+"""Features, targets, the normalized table and the panel."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from atft_model.data.artifacts import prune
+from atft_model.data.normalizer import CLIP
+from atft_model.data.panel import write_panel
+from atft_pipeline.checks.outcome import markdown_table, spec, verdicts
+from atft_pipeline.checks.tables import (
+    PanelGate,
+    contract_holds,
+    normalized_within_bounds,
+    panel_is_alive,
+)
+from atft_pipeline.config_schema import build, fields_of
+from atft_pipeline.feature_registry import REGISTRY, available_features, unmet_needs
+from atft_pipeline.resources import Market, SplitSettings
+from atft_pipeline.schemas import (
+    TARGETS,
+    NormalizationBounds,
+    features_schema,
+    normalized_schema,
+)
+from atft_pipeline.storage import Storage
+from atft_pipeline.transforms.features import compute_features
+from atft_pipeline.transforms.market import index_name
+from atft_pipeline.transforms.normalize import feature_statistics, fit_and_apply
+from atft_pipeline.transforms.panel import build_panel, default_split, trading_calendar
+from atft_pipeline.transforms.targets import forward_returns
+
+BY_NAME = {feature.name: feature for feature in REGISTRY}
+
+
+@dg.asset(
+    group_name="features", kinds={"polars", "parquet"}, output_required=False,
+    check_specs=[spec("features", "contract_holds", "One row per bar; values finite or null.")],
+    description="The feature table in raw units, from data up to each row's own close.",
+)  # fmt: skip
+def features(
+    context: dg.AssetExecutionContext,
+    prices: pl.DataFrame,
+    raw_listings: pl.DataFrame,
+    raw_indices: pl.DataFrame,
+) -> Iterator[Any]:
+    """Computes every feature that the source's tables allow."""
+    kept, left_out = available_features(unmet_needs({"prices": prices, "listings": raw_listings}))
+    market = index_name(raw_indices) or "derived: equal-weighted return of the universe"
+    context.log.info(f"{len(kept)} features; left out: {', '.join(left_out) or 'none'}")
+    context.log.info(f"market series: {market}")
+    frame = compute_features(prices, raw_listings, raw_indices, kept)
+    metadata = {
+        "features": len(kept),
+        "market_series": market,
+        "left_out": dg.MetadataValue.md(markdown_table(["feature", "reason"], left_out.items())),
+    }
+    contract = contract_holds(frame, features_schema([feature.name for feature in kept]))
+    yield from verdicts("features", [contract], frame, metadata)
+
+
+@dg.asset(
+    group_name="features", kinds={"polars", "parquet"}, output_required=False,
+    check_specs=[spec("targets", "contract_holds", "One row per bar; unknown targets are null.")],
+    description="Forward returns over 1, 5, 10 and 20 trading days, entry one close later.",
+)  # fmt: skip
+def targets(prices: pl.DataFrame) -> Iterator[Any]:
+    """Forward returns on the market calendar."""
+    frame = forward_returns(prices)
+    yield from verdicts("targets", [contract_holds(frame, TARGETS)], frame, {})
+
+
+@dg.asset(
+    group_name="features", kinds={"polars", "pandera"}, output_required=False,
+    config_schema=fields_of(NormalizationBounds),
+    check_specs=[
+        spec("normalized_features", "contract_holds", "Values lie within the clip or are null."),
+        spec("normalized_features", "normalized_within_bounds",
+             "On training dates each feature and the whole table have mean near 0 and std near 1."),
+    ],
+    description="Features under their own normalizers, fitted on the default split's train dates.",
+)  # fmt: skip
+def normalized_features(
+    context: dg.AssetExecutionContext, storage: Storage, split: SplitSettings,
+    features: pl.DataFrame, trading_universe: pl.DataFrame, prices: pl.DataFrame,
+) -> Iterator[Any]:  # fmt: skip
+    """Normalizes and judges the result; a table out of bounds is not stored."""
+    calendar = trading_calendar(prices)
+    parts = default_split(calendar, trading_universe, split.config())
+    first, last = calendar[parts.train[0]], calendar[parts.train[1] - 1]
+    contract = [BY_NAME[name] for name in features.columns[2:]]
+    done = fit_and_apply(features, contract, first, last)
+    for name, reason in done.left_out.items():
+        context.log.warning(f"feature {name} is left out: {reason}")
+    statistics = feature_statistics(done.table, done.features, first, last)
+    bounds = build(NormalizationBounds, context.op_execution_context.op_config)
+    schema = normalized_schema([feature.name for feature in done.features], CLIP)
+    outcomes = [
+        contract_holds(done.table, schema),
+        normalized_within_bounds(statistics, bounds, done.left_out),
+    ]
+    if any(outcome.stops for outcome in outcomes):
+        storage.write_rejected("normalized_features", done.table)
+    else:
+        storage.write_table("feature_statistics", statistics)
+    metadata = {
+        "features": len(done.features),
+        "train_dates": f"{first} to {last}",
+        "left_out": dg.MetadataValue.md(
+            markdown_table(["feature", "reason"], done.left_out.items())
+        ),
+        "statistics": dg.MetadataValue.md(
+            markdown_table(statistics.columns, statistics.iter_rows())
+        ),
+    }
+    yield from verdicts("normalized_features", outcomes, done.table, metadata)
+
+
+@dg.asset(
+    group_name="features", kinds={"numpy"}, output_required=False, io_manager_key="versions",
+    config_schema=fields_of(PanelGate),
+    check_specs=[spec("panel", "panel_is_alive", "Every feature varies on every part.")],
+    description="Model-ready arrays [dates, stocks, features] with masks, targets and a manifest.",
+)  # fmt: skip
+def panel(
+    context: dg.AssetExecutionContext, market: Market, storage: Storage, split: SplitSettings,
+    prices: pl.DataFrame, trading_universe: pl.DataFrame, targets: pl.DataFrame,
+    features: pl.DataFrame, normalized_features: pl.DataFrame, raw_listings: pl.DataFrame,
+) -> Iterator[Any]:  # fmt: skip
+    """Builds the tensor, judges it, and only then publishes it as a version."""
+    parts = default_split(trading_calendar(prices), trading_universe, split.config())
+    built = build_panel(
+        prices, trading_universe, targets, features, normalized_features,
+        tuple(BY_NAME[name] for name in normalized_features.columns[2:]),
+        raw_listings, parts, market.name(),
+    )  # fmt: skip
+    outcome = panel_is_alive(built, build(PanelGate, context.op_execution_context.op_config))
+    metadata: dict[str, Any] = {
+        "dates": len(built.dates), "stocks": len(built.codes),
+        "features": len(built.feature_names), "bytes": built.features.nbytes,
+        "split": ", ".join(f"{part} {built.part_dates(part)[0]} to {built.part_dates(part)[1]}"
+                           for part in built.split.parts()),
+    }  # fmt: skip
+    version = ""
+    if not outcome.stops:
+        version = write_panel(built, storage.panel)
+        prune(storage.panel, keep=set())
+        context.log.info(f"panel {version}: {built.features.shape}, {metadata['split']}")
+    yield from verdicts("panel", [outcome], version, metadata)
+
+
+ASSETS = [features, targets, normalized_features, panel]

@@ -1,0 +1,139 @@
+"""The trained model: trained in its own process, judged by its records, then put in use."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from atft_model import settings
+from atft_model.config import RunConfig, read_run_file, resolve, to_dict
+from atft_model.data.artifacts import write_text_atomically
+from atft_model.training.health_record import read_health
+from atft_pipeline.checks.model import (
+    TrainingGates,
+    degeneracy_resets_within_limit,
+    encoder_gradients_nonzero,
+    no_nonfinite_steps,
+    predictions_not_degenerate,
+)
+from atft_pipeline.checks.outcome import spec, verdicts
+from atft_pipeline.config_schema import build, fields_of, run_config_fields
+from atft_pipeline.processes import run_model_process
+from atft_pipeline.report.plots import figure_to_png_data_uri, plot_gradients, plot_training
+from atft_pipeline.resources import default_preset
+from atft_pipeline.storage import Storage
+
+ASSET = "trained_model"
+
+CONFIG = {
+    "preset": dg.Field(
+        dg.Noneable(str), is_required=False, default_value=None,
+        description="quick or standard. Empty: the run file's, else ATFT_PRESET, else quick.",
+    ),
+    "run_file": dg.Field(
+        dg.Noneable(str), is_required=False, default_value=None,
+        description="run.toml with settings over the preset; fields given here win over it.",
+    ),
+    "gates": dg.Field(dg.Shape(fields_of(TrainingGates)), is_required=False),
+    **run_config_fields(),
+}  # fmt: skip
+
+
+@dg.asset(
+    group_name="model", kinds={"pytorch"}, output_required=False, io_manager_key="versions",
+    pool="gpu", config_schema=CONFIG,
+    check_specs=[
+        spec(ASSET, "encoder_gradients_nonzero", "Gradients reach every part and every input."),
+        spec(ASSET, "degeneracy_resets_within_limit", "The head rarely collapsed, and recovered."),
+        spec(ASSET, "no_nonfinite_steps", "No step had a loss or gradient that is not finite."),
+        spec(ASSET, "predictions_not_degenerate", "The saved weights tell stocks apart."),
+    ],
+    description="ATFT-GAT-FAN, trained on the panel's train dates, chosen on validation dates.",
+)  # fmt: skip
+def trained_model(
+    context: dg.AssetExecutionContext, storage: Storage, panel: Path, stock_graph: Path
+) -> Iterator[Any]:
+    """Trains, judges the health record, and points ``models/current.json`` at a sound run."""
+    options = dict(context.op_execution_context.op_config)
+    config = run_config(options)
+    run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    folder = storage.models / run_id
+    resolved = folder / "requested.json"
+    write_text_atomically(resolved, json.dumps(to_dict(config), indent=1))
+
+    def on_message(message: dict[str, Any]) -> None:
+        if "epoch" in message:
+            context.log_event(dg.AssetObservation(ASSET, metadata=_numbers(message["epoch"])))
+
+    run_model_process(
+        context,
+        ["train", "--panel", str(panel), "--graph", str(stock_graph), "--out", str(folder),
+         "--resolved", str(resolved), "--ledger", str(storage.ledger)],
+        on_message,
+    )  # fmt: skip
+    record = json.loads((folder / "run.json").read_text())
+    health = pl.DataFrame(pl.from_arrow(read_health(folder / "health")))
+    gates = build(TrainingGates, options.get("gates", {}))
+    outcomes = [
+        encoder_gradients_nonzero(health, record, gates),
+        degeneracy_resets_within_limit(health, gates),
+        no_nonfinite_steps(health, record),
+        predictions_not_degenerate(health, gates),
+    ]
+    if not any(outcome.stops for outcome in outcomes):
+        pointer = json.dumps({"hash": run_id})
+        write_text_atomically(storage.models / "current.json", pointer)
+    yield from verdicts(ASSET, outcomes, record["checkpoint_hash"], _metadata(record, health))
+
+
+def run_config(options: dict[str, Any]) -> RunConfig:
+    """The resolved settings: preset, environment, run file, then the fields given here."""
+    layers: list[tuple[str, dict[str, Any]]] = [("environment", settings.from_environment())]
+    preset = None
+    if options.get("run_file"):
+        preset, values = read_run_file(Path(options["run_file"]))
+        layers.append((options["run_file"], values))
+    explicit = {key: value for key, value in options.items()
+                if key not in ("preset", "run_file", "gates")}  # fmt: skip
+    layers.append(("run config", explicit))
+    return resolve(options.get("preset") or preset or default_preset(), layers)
+
+
+def epochs_table(record: dict[str, Any]) -> pl.DataFrame:
+    """One row per epoch."""
+    return pl.DataFrame(record["history"])
+
+
+def gradients_table(health: pl.DataFrame) -> pl.DataFrame:
+    """(step, group, l2) of the gradient readings."""
+    return health.filter(pl.col("kind") == "gradient", pl.col("metric") == "l2").select(
+        "step", group="name", l2="value"
+    )
+
+
+def _metadata(record: dict[str, Any], health: pl.DataFrame) -> dict[str, Any]:
+    curves = figure_to_png_data_uri(plot_training(epochs_table(record)))
+    gradients = figure_to_png_data_uri(plot_gradients(gradients_table(health)))
+    return {
+        "run_id": record["run_id"],
+        "panel_hash": record["panel_hash"],
+        "epochs": record["epochs"],
+        "best_epoch": record["best_epoch"],
+        "validation_rank_ic": record["best_validation_rank_ic"],
+        "windows_per_second": record["windows"] / record["seconds"],
+        "seconds": record["seconds"],
+        "training": dg.MetadataValue.md(f"![training curves]({curves})"),
+        "gradients": dg.MetadataValue.md(f"![gradient norms]({gradients})"),
+    }
+
+
+def _numbers(values: dict[str, float]) -> dict[str, Any]:
+    return {name: float(value) for name, value in values.items()}
+
+
+ASSETS = [trained_model]

@@ -1,0 +1,31 @@
+"""Assembly only: the assets, resources and sensors of the project as ``defs``."""
+
+import dagster as dg
+
+from atft_pipeline import alerts
+from atft_pipeline.assets import core, evaluation, features, graph, model, raw
+from atft_pipeline.resources import Market, SplitSettings
+from atft_pipeline.storage import Storage, TableIOManager, VersionIOManager
+
+market = Market()
+storage = Storage(market=market)
+
+defs = dg.Definitions(
+    assets=[
+        *raw.ASSETS,
+        *core.ASSETS,
+        *features.ASSETS,
+        *graph.ASSETS,
+        *model.ASSETS,
+        *evaluation.ASSETS,
+    ],
+    resources={
+        "market": market,
+        "storage": storage,
+        "split": SplitSettings(),
+        "io_manager": TableIOManager(storage=storage),
+        "versions": VersionIOManager(storage=storage),
+    },
+    sensors=alerts.SENSORS,
+    executor=dg.in_process_executor,
+)
