@@ -1,0 +1,7 @@
+# Source this file: readies a shell for the dagster and dg commands.
+_atft_root="$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")" && pwd)"
+. "$_atft_root/.venv/bin/activate"
+export DAGSTER_HOME="${DAGSTER_HOME:-$_atft_root/dagster_home}"
+export DAGSTER_MODULE_NAME=atft_pipeline.definitions
+export ATFT_DATA_DIR="${ATFT_DATA_DIR:-$_atft_root/data}"
+unset _atft_root
