@@ -34,7 +34,7 @@ def send(title: str, body: str, addresses: Iterable[str]) -> None:
     description="Sends each failed asset check to ATFT_ALERTS, wherever the run was started.",
 )  # fmt: skip
 def failed_checks(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Reads check evaluations since the last handled one; starts at the newest on its first tick."""
+    """Reads check evaluations since the last handled one; its first tick starts at the newest."""
     storage = context.instance.event_log_storage
     if context.cursor is None:
         context.update_cursor(str(storage.get_maximum_record_id() or 0))

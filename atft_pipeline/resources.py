@@ -24,28 +24,33 @@ class Market(dg.ConfigurableResource):
     """Which market data are used."""
 
     source: str | None = Field(
-        None, description="synthetic or files. Empty: ATFT_SOURCE, else synthetic."
+        default=None, description="synthetic or files. Empty: ATFT_SOURCE, else synthetic."
     )
     prices: str | None = Field(
-        None, description="files: Parquet or CSV of daily bars. Empty: ATFT_PRICES."
+        default=None, description="files: Parquet or CSV of daily bars. Empty: ATFT_PRICES."
     )
     listings: str | None = Field(
-        None, description="files: optional table of stocks (sector, market). Empty: ATFT_LISTINGS."
+        default=None,
+        description="files: optional table of stocks (sector, market). Empty: ATFT_LISTINGS.",
     )
     indices: str | None = Field(
-        None, description="files: optional table of index closes. Empty: ATFT_INDICES."
+        default=None, description="files: optional table of index closes. Empty: ATFT_INDICES."
     )
     start_date: str | None = Field(
-        None, description="files: first date used, YYYY-MM-DD. Empty: ATFT_START_DATE, else all."
+        default=None,
+        description="files: first date used, YYYY-MM-DD. Empty: ATFT_START_DATE, else all.",
     )
     end_date: str | None = Field(
-        None, description="files: last date used, YYYY-MM-DD. Empty: ATFT_END_DATE, else all."
+        default=None,
+        description="files: last date used, YYYY-MM-DD. Empty: ATFT_END_DATE, else all.",
     )
-    seed: int = Field(SyntheticConfig.seed, description="synthetic: seed of the market.")
-    stocks: int = Field(SyntheticConfig.stocks, description="synthetic: number of stocks.")
-    dates: int = Field(SyntheticConfig.dates, description="synthetic: number of trading days.")
+    seed: int = Field(default=SyntheticConfig.seed, description="synthetic: seed of the market.")
+    stocks: int = Field(default=SyntheticConfig.stocks, description="synthetic: number of stocks.")
+    dates: int = Field(
+        default=SyntheticConfig.dates, description="synthetic: number of trading days."
+    )
     signal: float = Field(
-        SyntheticConfig.signal, description="synthetic: planted signal; 0 plants none."
+        default=SyntheticConfig.signal, description="synthetic: planted signal; 0 plants none."
     )
 
     def name(self) -> str:
@@ -92,13 +97,14 @@ class SplitSettings(dg.ConfigurableResource):
     """How the dates are divided into train, validation and test."""
 
     train_fraction: float = Field(
-        SplitConfig.train_fraction, description="Share of the usable dates for training."
+        default=SplitConfig.train_fraction, description="Share of the usable dates for training."
     )
     validation_fraction: float = Field(
-        SplitConfig.validation_fraction, description="Share for validation; the rest is test."
+        default=SplitConfig.validation_fraction,
+        description="Share for validation; the rest is test.",
     )
     embargo: int = Field(
-        SplitConfig.embargo,
+        default=SplitConfig.embargo,
         description="Trading days left out after the purge (largest horizon + 1) of each part.",
     )
 

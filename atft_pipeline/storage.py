@@ -1,7 +1,7 @@
 """Where tables lie and how they are written: whole or not at all, with a DuckDB view each.
 
-Everything hangs under ``<data dir>/<data set>/``: ``<table>.parquet``, ``panel/``, ``stock_graph/``,
-``models/<run id>/``, ``reports/``, ``trial_ledger.jsonl`` and ``atft.duckdb``.
+Everything hangs under ``<data dir>/<data set>/``: ``<table>.parquet``, ``panel/``,
+``stock_graph/``, ``models/<run id>/``, ``reports/``, ``trial_ledger.jsonl`` and ``atft.duckdb``.
 """
 
 import os
@@ -22,10 +22,11 @@ class Storage(dg.ConfigurableResource):
 
     market: dg.ResourceDependency[Market]
     data_dir: str | None = Field(
-        None, description="Root of all data. Empty: ATFT_DATA_DIR, else data."
+        default=None, description="Root of all data. Empty: ATFT_DATA_DIR, else data."
     )
     dataset: str | None = Field(
-        None, description="Folder of this data set. Empty: ATFT_DATASET, else the source's name."
+        default=None,
+        description="Folder of this data set. Empty: ATFT_DATASET, else the source's name.",
     )
 
     @property
@@ -90,7 +91,7 @@ class Storage(dg.ConfigurableResource):
         return path
 
     def refresh_catalog(self) -> None:
-        """Rebuilds ``atft.duckdb``: one view per table. A reader keeps the old file or gets the new."""
+        """Rebuilds ``atft.duckdb``, one view per table; a reader keeps the old file."""
         import duckdb
 
         catalog = self.root / "atft.duckdb"
@@ -113,8 +114,9 @@ class TableIOManager(dg.ConfigurableIOManager):
     def handle_output(self, context: dg.OutputContext, obj: pl.DataFrame) -> None:
         """Stores the table and shows its size, columns and content hash."""
         path = self.storage.write_table(context.asset_key.path[-1], obj)
-        context.add_output_metadata(table_metadata(obj) | {"path": dg.MetadataValue.path(path),
-                                                           "content_hash": file_hash(path)})  # fmt: skip
+        metadata = table_metadata(obj)
+        metadata |= {"path": dg.MetadataValue.path(path), "content_hash": file_hash(path)}
+        context.add_output_metadata(metadata)
 
     def load_input(self, context: dg.InputContext) -> pl.DataFrame:
         """The upstream table, or an error that says how to build it."""
@@ -122,7 +124,7 @@ class TableIOManager(dg.ConfigurableIOManager):
 
 
 class VersionIOManager(dg.ConfigurableIOManager):
-    """Assets that publish versioned folders themselves: a returned hash is shown, a path is read."""
+    """Assets that publish versioned folders themselves: they return a hash; a path is read."""
 
     storage: dg.ResourceDependency[Storage]
 

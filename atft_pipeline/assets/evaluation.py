@@ -310,8 +310,6 @@ def write_report(
 
 def _recorded_checks(context: dg.AssetExecutionContext) -> list[CheckRow]:
     """The newest verdict of every check of the other assets, from the instance."""
-    from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
-
     rows = []
     graph = context.repository_def.asset_graph
     keys = [key for key in graph.asset_check_keys if key.asset_key.path[-1] != "evaluation"]
@@ -319,8 +317,8 @@ def _recorded_checks(context: dg.AssetExecutionContext) -> list[CheckRow]:
     latest = storage.get_latest_asset_check_execution_by_key(keys)
     for key in keys:
         record = latest.get(key)
-        evaluated = record and record.evaluation
-        if not evaluated or record.status == AssetCheckExecutionRecordStatus.PLANNED:
+        evaluated = record.evaluation if record else None
+        if evaluated is None:
             continue
         metadata = evaluated.metadata
         rows.append(CheckRow(

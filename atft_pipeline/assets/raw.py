@@ -27,7 +27,7 @@ def _contract(asset: str) -> list[dg.AssetCheckSpec]:
 def raw_prices(
     context: dg.AssetExecutionContext, market: Market, storage: Storage
 ) -> Iterator[Any]:
-    """Reads bars, notes once what the source lacks, and keeps a built-in market's planted return."""
+    """Reads bars, notes once what the source lacks, and keeps a planted return beside them."""
     source = market.build()
     frame = source.raw_prices()
     gaps = source.missing()

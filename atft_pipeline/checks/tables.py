@@ -89,7 +89,7 @@ def universe_is_wide(universe: pl.DataFrame, min_stocks: int) -> Outcome:
 def normalized_within_bounds(
     statistics: pl.DataFrame, bounds: NormalizationBounds, left_out: dict[str, str]
 ) -> Outcome:
-    """On training dates every continuous feature, and all together, have mean near 0, std near 1."""
+    """On training dates each continuous feature, and all together: mean near 0, std near 1."""
     violations = validate_statistics(statistics, bounds)
     continuous = statistics.filter(pl.col("normalizer").is_in(["cross_section", "time_series"]))
     worst_mean = continuous["mean"].abs().max()

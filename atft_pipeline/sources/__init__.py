@@ -1,1 +1,1 @@
-"""Market data sources. Each returns the raw tables of ``base.MarketSource`` and knows no Dagster."""
+"""Market data sources: each returns the raw tables of ``base.MarketSource``; none knows Dagster."""

@@ -1,4 +1,4 @@
-"""What every market data source offers. Adding a source is one file beside this one, and one test."""
+"""What every market data source offers. A new source is one file beside this one, and a test."""
 
 from typing import Protocol
 

@@ -557,7 +557,7 @@ def _draw_bars(
         low=np.where(flat, frozen, low),
         close=np.where(flat, frozen, close),
         volume=np.where(flat, 0.0, volume),
-        factor_product=np.cumprod(factor, axis=0),
+        factor_product=np.cumprod(factor, axis=0, dtype=np.float64),
         factor=factor,
         traded=traded,
         shown=traded | flat,
