@@ -46,7 +46,7 @@ class GatedResidualNetwork(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "*batch input"],
-        context: Float[Tensor, "*batch context"] | None = None,
+        context: Float[Tensor, "*#batch context"] | None = None,
     ) -> Float[Tensor, "*batch output"]:
         """The network's output; ``context`` shifts the hidden layer where the GRN has one."""
         hidden = self.input(x)

@@ -1,0 +1,81 @@
+"""One short run end to end, by the model library alone."""
+
+import json
+
+import pytest
+import torch
+
+from atft_model.__main__ import main
+from atft_model.config import resolve
+from atft_model.errors import InputError
+from atft_model.run import open_run, predict, train
+from atft_model.training.health_record import read_health
+from atft_model.training.reporter import Reporter
+
+CONFIG = resolve(
+    "quick",
+    [
+        (
+            "test",
+            {
+                "model": {"hidden_size": 16, "lookback": 10},
+                "training": {"max_epochs": 2, "batch_windows": 200},
+            },
+        )
+    ],
+)
+
+
+@pytest.fixture(scope="module")
+def run(stored_panel, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "run-1"
+    return folder, train(CONFIG, *stored_panel, folder, Reporter())
+
+
+def test_the_planted_signal_is_found(run):
+    folder, record = run
+    assert record["best_validation_rank_ic"] > 0.1
+    assert {"best.pt", "last.pt", "run.json", "config.json"} <= {p.name for p in folder.iterdir()}
+    kinds = set(read_health(folder / "health")["kind"].to_pylist())
+    assert {"gradient", "input_gradient", "guard", "step", "loss", "epoch", "checkpoint"} <= kinds
+
+
+def test_the_same_seed_gives_the_same_weights(run, stored_panel, tmp_path):
+    again = train(CONFIG, *stored_panel, tmp_path / "run-2", Reporter())
+    assert again["checkpoint_hash"] == run[1]["checkpoint_hash"]
+
+
+def test_scores_carry_their_identity(run, stored_panel):
+    table = predict(run[0], *stored_panel)
+    assert set(table["checkpoint_hash"].to_pylist()) == {run[1]["checkpoint_hash"]}
+    assert len(table) > 0
+
+
+def test_tampered_weights_are_refused(run, stored_panel, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run[0], copy)
+    weights = torch.load(copy / "best.pt", weights_only=True)
+    weights["missing_day"] += 1
+    torch.save(weights, copy / "best.pt")
+    with pytest.raises(InputError, match="not of this run"):
+        open_run(copy)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_without_a_device_is_one_clear_line(stored_panel, tmp_path):
+    config = resolve("quick", [("test", {"training": {"device": "cuda"}})])
+    with pytest.raises(InputError, match="torch sees no CUDA device"):
+        train(config, *stored_panel, tmp_path / "run", Reporter())
+
+
+def test_the_command_line_names_what_is_missing(tmp_path, capsys):
+    resolved = tmp_path / "config.json"
+    resolved.write_text(json.dumps({}))
+    code = main(
+        ["train", "--panel", str(tmp_path / "none"), "--graph", str(tmp_path), "--out",
+         str(tmp_path / "run"), "--resolved", str(resolved)]
+    )  # fmt: skip
+    assert code == 2
+    assert "materialize panel first" in capsys.readouterr().err

@@ -1,0 +1,102 @@
+"""Parts of the model against slow, plain references."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from atft_model.config import ModelConfig
+from atft_model.data.batches import DevicePanel, fit_target_scale
+from atft_model.data.graph import read_graph
+from atft_model.data.panel import fit_statistics, read_panel
+from atft_model.model.atft import ATFT
+from atft_model.model.gated_residual import FeatureNetworks
+from atft_model.run import model_shape
+
+LOOKBACK = 10
+
+
+@pytest.fixture(scope="module")
+def data(stored_panel):
+    panel = read_panel(stored_panel[0])
+    graph = read_graph(stored_panel[1], panel)
+    statistics = fit_statistics(panel, panel.split.train)
+    scale = fit_target_scale(panel, panel.split.train)
+    return DevicePanel(panel, graph, statistics, scale, LOOKBACK, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    torch.manual_seed(0)
+    config = ModelConfig(hidden_size=16, heads=4, lookback=LOOKBACK)
+    return ATFT(config, model_shape(data.panel)).eval()
+
+
+def test_feature_networks_equal_a_loop_over_features():
+    torch.manual_seed(1)
+    networks = FeatureNetworks(5, 16, dropout=0.0)
+    x = torch.randn(7, 5)
+    batched = networks(x)
+    for j in range(5):
+        scalar = x[:, j : j + 1]
+        inner = F.elu(scalar * networks.input_weight[j] + networks.input_bias[j])
+        hidden = inner @ networks.hidden_weight[j] + networks.hidden_bias[j]
+        gated = F.glu(hidden @ networks.gate_weight[j] + networks.gate_bias[j])
+        out = scalar * networks.skip_weight[j] + networks.skip_bias[j] + gated
+        reference = F.layer_norm(out, (16,)) * networks.norm_weight[j] + networks.norm_bias[j]
+        torch.testing.assert_close(batched[j], reference, rtol=1e-5, atol=1e-5)
+
+
+def test_runs_of_dates_score_as_single_dates_do(data, model):
+    with torch.no_grad():
+        run = model(data.batch(torch.tensor([100]), 4))
+        for day in range(4):
+            single = model(data.batch(torch.tensor([100 + day]), 1))
+            torch.testing.assert_close(run[:, day : day + 1], single, rtol=1e-5, atol=1e-5)
+
+
+def test_quantiles_never_cross(data, model):
+    with torch.no_grad():
+        quantiles = model(data.batch(torch.tensor([90, 120]), 3))
+    assert (quantiles.diff(dim=-1) >= 0).all()
+
+
+def test_what_cannot_be_scored_influences_nobody(data, model):
+    batch = data.batch(torch.tensor([150]), 1)
+    absent = ~batch.observed[0].any(dim=0)
+    if not absent.any():
+        absent = ~batch.scorable[0, 0]
+    assert absent.any()
+    features = batch.features.clone()
+    features[:, :, absent] = 100.0
+    changed = dataclasses.replace(batch, features=features)
+    scored = batch.scorable
+    with torch.no_grad():
+        torch.testing.assert_close(model(batch)[scored], model(changed)[scored])
+
+
+def test_edges_come_from_scorable_neighbours(data):
+    batch = data.batch(torch.tensor([150]), 2)
+    for day in range(2):
+        neighbours = batch.neighbours[0, day]
+        known = neighbours >= 0
+        assert batch.scorable[0, day][neighbours[known]].all()
+    assert (batch.neighbours >= 0).any()
+
+
+def test_monitor_groups_own_every_parameter(model):
+    owned = [name for group in model.monitor_groups().values() for name in group]
+    assert sorted(owned) == sorted(name for name, _ in model.named_parameters())
+    model.stray = torch.nn.Linear(2, 2)
+    try:
+        with pytest.raises(RuntimeError, match=r"stray.* has 0 monitor groups"):
+            model.monitor_groups()
+    finally:
+        del model.stray
+
+
+def test_targets_are_demeaned_within_the_date(data):
+    target = np.where(data.valid.numpy(), data.target.numpy(), np.nan)[60:100]
+    assert np.abs(np.nanmean(target, axis=1)).max() < 1e-5

@@ -1,0 +1,55 @@
+import pytest
+
+from atft_model import settings
+from atft_model.config import RunConfig, from_dict, read_run_file, resolve, to_dict
+from atft_model.errors import InputError
+
+
+def test_unknown_key_names_the_nearest():
+    with pytest.raises(InputError, match=r"did you mean 'optimizer\.clip_norm'"):
+        resolve("quick", [("run.toml", {"optimizer": {"clip_nrom": 1.0}})])
+
+
+def test_unknown_preset():
+    with pytest.raises(InputError, match="did you mean 'quick'"):
+        resolve("quik")
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("model", {"hidden_size": 30}, "not divisible"),
+        ("model", {"hidden_size": "wide"}, "expected int"),
+        ("training", {"device": "tpu"}, "expected one of"),
+        ("model", {"quantiles": [0.1, 0.9]}, "contain 0.5"),
+        ("training", {"max_epochs": 0}, "at least 1"),
+    ],
+)
+def test_bad_values_are_refused(section, values, message):
+    with pytest.raises(InputError, match=message):
+        resolve("quick", [("test", {section: values})])
+
+
+def test_later_layers_win_and_round_trip(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text('preset = "standard"\n[training]\nmax_epochs = 3\n')
+    preset, values = read_run_file(path)
+    environment = settings.from_environment({"PRED_STD_FLOOR": "1e-5", "GRAD_MONITOR_EVERY": "7"})
+    layers = [("environment", environment), (str(path), values)]
+    config = resolve(preset or "", [*layers, ("explicit", {"training": {"max_epochs": 2}})])
+    assert config.training.max_epochs == 2
+    assert config.guard.std_floor == 1e-5
+    assert config.monitor.every == 7
+    assert from_dict(to_dict(config)) == config
+    assert resolve("standard") == RunConfig()
+
+
+def test_environment_and_run_file_errors(tmp_path):
+    with pytest.raises(InputError, match="GRAD_MONITOR_EVERY is 'often'"):
+        settings.from_environment({"GRAD_MONITOR_EVERY": "often"})
+    with pytest.raises(InputError, match="not found"):
+        read_run_file(tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[training")
+    with pytest.raises(InputError, match="not a readable toml"):
+        read_run_file(broken)
