@@ -128,7 +128,7 @@ class Trainer:
                 reset_head(head, self.optimizer, self.guard.config.reset_scale, self.noise)
         self.health.add(
             progress.epoch, progress.step, "guard", "heartbeat",
-            {"evaluations": self.guard.evaluations},
+            {"evaluations": float(self.guard.evaluations)},
         )  # fmt: skip
         self.stop_if_broken(progress)
 
@@ -171,7 +171,7 @@ class Trainer:
             validation.sharpe, float(np.mean(list(validation.ic.values()))),
             validation.mean_rank_ic, rate, f"{speed:,.0f}", left,
         )  # fmt: skip
-        self.reporter.epoch({"epoch": progress.epoch, **numbers})
+        self.reporter.epoch({"epoch": float(progress.epoch), **numbers})
 
     def out_of_patience(self, progress: Progress) -> bool:
         """Whether the validation rank IC has not improved for the configured epochs."""

@@ -129,7 +129,7 @@ class Observer:
                 "grad_norm": norm / used,
                 "clip_ratio": clipped / steps,
                 "nonfinite": nonfinite,
-                "steps": steps,
+                "steps": float(steps),
             },
         )
         score_std = {h: std / steps for h, std in zip(self.horizons, stds, strict=True)}

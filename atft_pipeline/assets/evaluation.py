@@ -20,6 +20,7 @@ from atft_model.evaluation import (
     evaluate_all,
 )
 from atft_model.training.health_record import read_health
+from atft_pipeline.assets import core, features, graph, model, raw
 from atft_pipeline.assets.model import epochs_table, gradients_table
 from atft_pipeline.checks.evaluation import (
     SkillGates,
@@ -48,7 +49,7 @@ CONFIG = {
 def predictions(
     context: dg.AssetExecutionContext, storage: Storage, trained_model: Path, panel: Path,
     stock_graph: Path,
-) -> pl.DataFrame:  # fmt: skip
+) -> dg.Output[pl.DataFrame]:  # fmt: skip
     """Scores by the one forward path, in the model's own process."""
     folder = current_run(trained_model)
     out = storage.root / "scratch" / f"predictions-{context.run_id}.parquet"
@@ -61,7 +62,8 @@ def predictions(
         frame = pl.read_parquet(out)
     finally:
         out.unlink(missing_ok=True)
-    return frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
+    # An op that uses Pipes has to hand over events.
+    return dg.Output(frame.with_columns(pl.col(pl.Categorical).cast(pl.String)))
 
 
 @dg.asset(
@@ -311,8 +313,8 @@ def write_report(
 def _recorded_checks(context: dg.AssetExecutionContext) -> list[CheckRow]:
     """The newest verdict of every check of the other assets, from the instance."""
     rows = []
-    graph = context.repository_def.asset_graph
-    keys = [key for key in graph.asset_check_keys if key.asset_key.path[-1] != "evaluation"]
+    upstream = (*raw.ASSETS, *core.ASSETS, *features.ASSETS, *graph.ASSETS, *model.ASSETS)
+    keys = [check.key for asset in upstream for check in asset.check_specs]
     storage = context.instance.event_log_storage
     latest = storage.get_latest_asset_check_execution_by_key(keys)
     for key in keys:

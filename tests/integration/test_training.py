@@ -19,7 +19,7 @@ CONFIG = resolve(
             "test",
             {
                 "model": {"hidden_size": 16, "lookback": 10},
-                "training": {"max_epochs": 2, "batch_windows": 200},
+                "training": {"max_epochs": 2, "batch_windows": 600},
             },
         )
     ],
