@@ -3,43 +3,147 @@
 import argparse
 import sys
 import time
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import yaml
+from dagster._core.errors import DagsterHomeNotSetError
 
 from atft_model.errors import InputError
+from atft_pipeline.config_schema import check_run_config
 from atft_pipeline.definitions import defs
 
+READY = "start with make run, or source activate.sh first"
 RED, GREEN, YELLOW, PLAIN = "\033[31m", "\033[32m", "\033[33m", "\033[0m"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code 1 when an asset or an integrity check failed; skill verdicts do not count."""
+    """Runs one command.
+
+    Returns:
+        0; 1 when an asset or an integrity check failed (skill verdicts do not count); 2 when the
+        command itself cannot be carried out, with one line on stderr.
+    """
     parser = argparse.ArgumentParser(prog="python -m atft_pipeline", description=__doc__)
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("run", help="materialize the graph and print a summary")
     run.add_argument("--select", default="*", help="asset selection (default: everything)")
     run.add_argument("--config", type=Path, help="Dagster run config, YAML")
-    return materialize(parser.parse_args(arguments))
-
-
-def materialize(options: argparse.Namespace) -> int:
-    """Runs the selection in this process with the instance of DAGSTER_HOME."""
+    options = parser.parse_args(arguments)
     started = time.monotonic()
-    config = yaml.safe_load(options.config.read_text()) if options.config else {}
-    config.setdefault("loggers", {"console": {"config": {"log_level": "INFO"}}})
+    try:
+        config = read_config(options.config) if options.config else {}
+        with open_instance() as instance:
+            result = materialize(options.select, config, instance)
+    except InputError as error:
+        print(f"atft_pipeline: {error}", file=sys.stderr)
+        return 2
+    print_summary(result)
+    print(f"\n{time.monotonic() - started:.0f} s. Next: make ui")
+    return exit_code(result)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The run config of a YAML file.
+
+    Raises:
+        InputError: no such file, or its content is no table of settings.
+    """
+    try:
+        config = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: run config not found; give the path of a YAML file") from None
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise InputError(f"{path}: not a readable YAML file: {problem}") from None
+    if config is not None and not isinstance(config, dict):
+        raise InputError(f"{path}: expected a table such as ops: and resources:, found {config!r}")
+    return config or {}
+
+
+def open_instance() -> dg.DagsterInstance:
+    """The instance of DAGSTER_HOME: what is recorded in no other place is lost with the process.
+
+    Raises:
+        InputError: DAGSTER_HOME is not set or no folder.
+    """
+    try:
+        return dg.DagsterInstance.get()
+    except DagsterHomeNotSetError:
+        raise InputError(f"DAGSTER_HOME is not set; {READY}") from None
+    except dg.DagsterInvariantViolationError as error:
+        reason = str(error).partition(". ")[0]
+        raise InputError(f"{reason}; {READY}") from None
+
+
+def materialize(
+    select: str, config: Mapping[str, Any], instance: dg.DagsterInstance
+) -> dg.ExecuteInProcessResult:
+    """Runs the selection in this process.
+
+    Raises:
+        InputError: a selection of nothing, or config that the assets do not know, also that of
+            assets that are not selected.
+    """
     job = defs.resolve_implicit_global_asset_job_def()
-    with dg.DagsterInstance.get() as instance:
-        keys = dg.AssetSelection.from_string(options.select).resolve(job.asset_layer.asset_graph)
-        result = job.execute_in_process(
-            run_config=config, instance=instance, asset_selection=list(keys), raise_on_error=False
-        )
+    check_run_config(job, config)
+    quiet = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
+    return job.execute_in_process(
+        run_config=quiet | dict(config), instance=instance,
+        asset_selection=selected(select, job.asset_layer.asset_graph), raise_on_error=False,
+    )  # fmt: skip
+
+
+def selected(select: str, graph: Any) -> list[dg.AssetKey]:
+    """The assets that a selection names.
+
+    Raises:
+        InputError: broken syntax, an unknown asset, or nothing selected.
+    """
+    with warnings.catch_warnings():
+        # Dagster's own parser passes this parameter; what it selects here would be the same.
+        warnings.filterwarnings("ignore", "Parameter `include_sources`", dg.BetaWarning)
+        try:
+            keys = dg.AssetSelection.from_string(select).resolve(graph)
+        except dg.DagsterError as error:
+            reason = str(error).partition(". ")[0]
+            raise InputError(f"--select {select!r}: {reason}") from None
+    if not keys:
+        raise InputError(f"--select {select!r} selects no asset; make ui shows their names")
+    return list(keys)
+
+
+def exit_code(result: dg.ExecuteInProcessResult) -> int:
+    """1 when an asset failed or an integrity check did; skill verdicts do not count."""
+    kinds = {check.name: (check.metadata or {}).get("kind")
+             for asset in defs.resolve_asset_graph().assets_defs
+             for check in asset.check_specs}  # fmt: skip
+    stopped = any(
+        kinds[check.check_name] != "skill" and check.severity == dg.AssetCheckSeverity.ERROR
+        for check in result.get_asset_check_evaluations()
+        if not check.passed
+    )
+    return 1 if stopped or not result.success else 0
+
+
+def print_summary(result: dg.ExecuteInProcessResult) -> None:
+    """Prints what failed, every check with its figure and verdict, and where the report lies."""
     for line in failures(result):
         print(f"{RED}FAILED{PLAIN} {line}")
-    stopped = summary(result)
-    print(f"\n{time.monotonic() - started:.0f} s. Next: make ui")
-    return 1 if stopped or not result.success else 0
+    print()
+    for check in result.get_asset_check_evaluations():
+        word, colour = ("holds", GREEN) if check.passed else ("FAILS", RED)
+        if not check.passed and check.severity == dg.AssetCheckSeverity.WARN:
+            word, colour = "warns", YELLOW
+        name = f"{check.asset_key.path[-1]}:{check.check_name}"
+        print(f"{colour}{word}{PLAIN}  {name:<52} {check.metadata['figure'].value}")
+    for event in result.filter_events(lambda e: e.is_step_materialization):
+        metadata = event.step_materialization_data.materialization.metadata
+        if "report" in metadata:
+            print(f"\nreport: {metadata['report'].value}")
 
 
 def failures(result: dg.ExecuteInProcessResult) -> list[str]:
@@ -56,28 +160,6 @@ def failures(result: dg.ExecuteInProcessResult) -> list[str]:
         message = message.removeprefix(f"{InputError.__module__}.{InputError.__qualname__}: ")
         lines.append(f"{event.step_key}: {message.splitlines()[0] if message else 'see above'}")
     return lines
-
-
-def summary(result: dg.ExecuteInProcessResult) -> bool:
-    """Prints every check with its figure and verdict; returns whether an integrity check failed."""
-    kinds = {check.name: (check.metadata or {}).get("kind")
-             for asset in defs.resolve_asset_graph().assets_defs
-             for check in asset.check_specs}  # fmt: skip
-    stopped = False
-    print()
-    for check in result.get_asset_check_evaluations():
-        error = check.severity == dg.AssetCheckSeverity.ERROR
-        word, colour = ("holds", GREEN) if check.passed else ("FAILS", RED)
-        if not check.passed and not error:
-            word, colour = "warns", YELLOW
-        stopped |= not check.passed and error and kinds.get(check.check_name) != "skill"
-        name = f"{check.asset_key.path[-1]}:{check.check_name}"
-        print(f"{colour}{word}{PLAIN}  {name:<52} {check.metadata['figure'].value}")
-    for event in result.filter_events(lambda e: e.is_step_materialization):
-        metadata = event.step_materialization_data.materialization.metadata
-        if "report" in metadata:
-            print(f"\nreport: {metadata['report'].value}")
-    return stopped
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import dagster as dg
 
-from atft_model.config import PRESETS, RunConfig, convert
+from atft_model.config import PRESETS, RunConfig, convert, unknown_key
+from atft_model.errors import InputError
 
 T = TypeVar("T")
 
@@ -51,6 +52,35 @@ def run_config_fields() -> dict[str, dg.Field]:
         }
         sections[section] = dg.Field(dg.Shape(fields), is_required=False, description=hint.__doc__)
     return sections
+
+
+def check_run_config(job: dg.JobDefinition, config: Mapping[str, Any]) -> None:
+    """Refuses run config that the whole job does not know, with the nearest name.
+
+    Executing a selection checks that selection's part alone: what is misspelt elsewhere, such as
+    an asset's name, would be dropped in silence.
+
+    Raises:
+        InputError: the first fault, in one line.
+    """
+    fields: Any = job.run_config_schema.run_config_schema_type.fields  # type: ignore[attr-defined]
+    try:
+        dg.validate_run_config(job, dict(config))
+    except dg.DagsterInvalidConfigError as error:
+        fault = error.errors[0]
+        if not fault.reason.name.endswith("NOT_DEFINED"):
+            raise InputError(f"run config: {' '.join(fault.message.split())}") from None
+        for level in fault.stack.levels:
+            fields = fields[level].config_type.fields
+        data: Any = fault.error_data
+        name = data.field_names[0] if hasattr(data, "field_names") else data.field_name
+        where = ": ".join(["run config", *filter(None, [".".join(fault.stack.levels)])])
+        raise unknown_key(where, name, list(fields)) from None
+    # Dagster lets any name of an asset pass.
+    assets = list(fields["ops"].config_type.fields)
+    for name in config.get("ops") or {}:
+        if name not in assets:
+            raise unknown_key("run config: ops", name, assets)
 
 
 def _defaults(section: str, field: dataclasses.Field) -> str:

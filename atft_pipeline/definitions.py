@@ -4,6 +4,7 @@ import dagster as dg
 
 from atft_pipeline import alerts
 from atft_pipeline.assets import core, evaluation, features, graph, model, raw
+from atft_pipeline.failures import console
 from atft_pipeline.resources import Market, SplitSettings
 from atft_pipeline.storage import Storage, TableIOManager, VersionIOManager
 
@@ -27,5 +28,6 @@ defs = dg.Definitions(
         "versions": VersionIOManager(storage=storage),
     },
     sensors=alerts.SENSORS,
+    loggers={"console": console},
     executor=dg.in_process_executor,
 )

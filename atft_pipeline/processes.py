@@ -9,8 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
@@ -42,13 +43,8 @@ def run_model_process(
         dg.Failure: the process ended with an exit code other than 0.
     """
     command = [sys.executable, "-m", "atft_model", *arguments, "--die-with-parent"]
-    session_of: AbstractContextManager[Any] = dg.open_pipes_session(
-        context=context,
-        context_injector=dg.PipesEnvContextInjector(),
-        message_reader=dg.PipesTempFileMessageReader(),
-    )
     seen = 0
-    with session_of as session, tempfile.TemporaryFile("w+") as errors:
+    with _pipes_session(context) as session, tempfile.TemporaryFile("w+") as errors:
         environment = {
             **ALLOCATOR,
             **os.environ,
@@ -70,6 +66,21 @@ def run_model_process(
     sys.stderr.write(printed)
     if process.returncode != 0:
         raise dg.Failure(description=_explain(arguments[0], process.returncode, printed))
+
+
+@contextmanager
+def _pipes_session(context: dg.AssetExecutionContext) -> Iterator[Any]:
+    with warnings.catch_warnings():
+        # Every session of Dagster's reads this property of its own; nothing of ours does.
+        warnings.filterwarnings(
+            "ignore", "Function `PipesMessageReader.expected_writer_count`", dg.PreviewWarning
+        )
+        with dg.open_pipes_session(
+            context=context,
+            context_injector=dg.PipesEnvContextInjector(),
+            message_reader=dg.PipesTempFileMessageReader(),
+        ) as session:
+            yield session
 
 
 def _deliver(session: Any, seen: int, on_message: Callable[[dict[str, Any]], None]) -> int:

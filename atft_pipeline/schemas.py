@@ -11,6 +11,8 @@ import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaErrors
 
+from atft_model.config import setting
+
 KEY = ["date", "code"]
 
 ALL_FEATURES = "__all__"
@@ -155,22 +157,24 @@ def _feature_table(table: str, names: Sequence[str], check: pa.Check) -> pa.Data
 
 @dataclass(frozen=True)
 class NormalizationBounds:
-    """What the statistics of normalized features must meet on training dates.
+    """What the statistics of normalized features must meet on training dates."""
 
-    Attributes:
-        mean_limit: Of each continuous feature and of all together. A correct score has mean 0;
-            cutting at ±5 after winsorizing moves it by hundredths on the heaviest tails.
-        std_lower: A score cut too hard, or one that is mostly a single value, falls below.
-        std_upper: A correct score has 1 and cutting only lowers it; above means that the
-            statistics are not those of these rows (the historical failure had 268,938).
-        zero_share_limit: Of a continuous feature's known values. Exact zeros come from filling or
-            from scoring slices of one stock, not from data.
-    """
-
-    mean_limit: float = 0.1
-    std_lower: float = 0.8
-    std_upper: float = 1.2
-    zero_share_limit: float = 0.5
+    mean_limit: float = setting(
+        0.1, "Largest |mean| of each continuous feature and of all together. A correct score has "
+        "mean 0; cutting at ±5 after winsorizing moves it by hundredths on the heaviest tails."
+    )  # fmt: skip
+    std_lower: float = setting(
+        0.8,
+        "Smallest std: a score cut too hard, or one that is mostly a single value, falls below.",
+    )
+    std_upper: float = setting(
+        1.2, "Largest std: a correct score has 1 and cutting only lowers it; above, the statistics "
+        "are not those of these rows (the historical failure had 268,938)."
+    )  # fmt: skip
+    zero_share_limit: float = setting(
+        0.5, "Share of exact zeros of a continuous feature's known values that is too much: zeros "
+        "come from filling or from scoring slices of one stock, not from data."
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from atft_model.data.artifacts import file_hash
 from atft_model.errors import InputError
+from atft_pipeline.failures import input_errors_as_failures
 from atft_pipeline.resources import Market, data_folder
 
 
@@ -113,14 +114,16 @@ class TableIOManager(dg.ConfigurableIOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: pl.DataFrame) -> None:
         """Stores the table and shows its size, columns and content hash."""
-        path = self.storage.write_table(context.asset_key.path[-1], obj)
+        with input_errors_as_failures():
+            path = self.storage.write_table(context.asset_key.path[-1], obj)
         metadata = table_metadata(obj)
         metadata |= {"path": dg.MetadataValue.path(path), "content_hash": file_hash(path)}
         context.add_output_metadata(metadata)
 
     def load_input(self, context: dg.InputContext) -> pl.DataFrame:
         """The upstream table, or an error that says how to build it."""
-        return self.storage.read_table(context.asset_key.path[-1], context.op_def.name)
+        with input_errors_as_failures():
+            return self.storage.read_table(context.asset_key.path[-1], context.op_def.name)
 
 
 class VersionIOManager(dg.ConfigurableIOManager):
@@ -135,9 +138,11 @@ class VersionIOManager(dg.ConfigurableIOManager):
     def load_input(self, context: dg.InputContext) -> Path:
         """The folder of the upstream asset's versions."""
         asset = context.asset_key.path[-1]
-        folder = self.storage.models if asset == "trained_model" else self.storage.root / asset
-        if not (folder / "current.json").exists():
-            raise not_materialized(asset, context.op_def.name)
+        with input_errors_as_failures():
+            root = self.storage.root
+            folder = self.storage.models if asset == "trained_model" else root / asset
+            if not (folder / "current.json").exists():
+                raise not_materialized(asset, context.op_def.name)
         return folder
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from atft_model.config import setting
 from atft_model.data.artifacts import current_version, publish, read_manifest
 from atft_model.data.panel import Panel
 from atft_model.errors import InputError
@@ -17,10 +18,12 @@ BLOCK = 512
 class GraphConfig:
     """How the graph is built."""
 
-    neighbours: int = 10
-    lookback: int = 60
-    refresh_every: int = 5
-    min_observations: int = 40
+    neighbours: int = setting(10, "Most correlated stocks that each stock is linked to.")
+    lookback: int = setting(60, "Trading days of past returns behind a correlation: a quarter.")
+    refresh_every: int = setting(5, "Trading days that a graph holds before the next: a week.")
+    min_observations: int = setting(
+        40, "Bars within the lookback that a stock needs to have, and to be, a neighbour."
+    )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
+from atft_model.config import setting
 from atft_model.errors import InputError
 
 EXECUTION_LAG = 1
@@ -17,10 +18,12 @@ class SplitConfig:
     training label looks past its own date. The embargo comes on top.
     """
 
-    train_fraction: float = 0.6
-    validation_fraction: float = 0.15
-    embargo: int = 5
-    min_dates: int = 40
+    train_fraction: float = setting(0.6, "Share of the usable dates for training.")
+    validation_fraction: float = setting(0.15, "Share for validation; the rest is test.")
+    embargo: int = setting(
+        5, "Trading days left out after the purge (largest horizon + 1) of each part."
+    )
+    min_dates: int = setting(40, "Dates that each part needs: fewer tell no skill from luck.")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from atft_pipeline.checks.tables import (
     universe_is_wide,
 )
 from atft_pipeline.config_schema import build, fields_of
+from atft_pipeline.failures import plain_failures
 from atft_pipeline.schemas import PRICES, TRADING_UNIVERSE
 from atft_pipeline.storage import Storage
 from atft_pipeline.transforms.adjust import split_adjust
@@ -35,6 +36,7 @@ MIN_STOCKS = 30
     ],
     description="Valid, split-adjusted bars; unusable rows go to the table quarantine.",
 )  # fmt: skip
+@plain_failures
 def prices(
     context: dg.AssetExecutionContext, storage: Storage, raw_prices: pl.DataFrame
 ) -> Iterator[Any]:
@@ -66,6 +68,7 @@ def prices(
     ],
     description="Which stock may be held on which date, decided with that date's knowledge.",
 )  # fmt: skip
+@plain_failures
 def trading_universe(
     context: dg.AssetExecutionContext, prices: pl.DataFrame, raw_listings: pl.DataFrame
 ) -> Iterator[Any]:

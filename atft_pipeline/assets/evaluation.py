@@ -30,6 +30,7 @@ from atft_pipeline.checks.evaluation import (
 )
 from atft_pipeline.checks.outcome import Outcome, spec
 from atft_pipeline.config_schema import build, fields_of
+from atft_pipeline.failures import plain_failures
 from atft_pipeline.processes import run_model_process
 from atft_pipeline.report.html import CheckRow, ReportData, Verdict, render_report
 from atft_pipeline.report.plots import figure_to_png_data_uri, plot_cumulative_return, plot_scorers
@@ -46,6 +47,7 @@ CONFIG = {
     group_name="evaluation", kinds={"pytorch", "parquet"}, pool="gpu",
     description="Scores of validation and test dates by the model in use, from its checkpoint.",
 )  # fmt: skip
+@plain_failures
 def predictions(
     context: dg.AssetExecutionContext, storage: Storage, trained_model: Path, panel: Path,
     stock_graph: Path,
@@ -70,6 +72,7 @@ def predictions(
     group_name="evaluation", kinds={"numpy", "parquet"},
     description="Scores that anyone has, on test dates; a null horizon means every horizon.",
 )  # fmt: skip
+@plain_failures
 def baselines(context: dg.AssetExecutionContext, storage: Storage, panel: Path) -> pl.DataFrame:
     """Baselines from the panel, and the oracle where the market planted one."""
     opened = read_panel(panel)
@@ -102,6 +105,7 @@ def baselines(context: dg.AssetExecutionContext, storage: Storage, panel: Path) 
     ],
     description="Every figure of the model and its controls on the test dates, and the report.",
 )  # fmt: skip
+@plain_failures
 def evaluation(
     context: dg.AssetExecutionContext, storage: Storage, predictions: pl.DataFrame,
     baselines: pl.DataFrame, trained_model: Path, panel: Path,

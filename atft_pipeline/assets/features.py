@@ -17,6 +17,7 @@ from atft_pipeline.checks.tables import (
     panel_is_alive,
 )
 from atft_pipeline.config_schema import build, fields_of
+from atft_pipeline.failures import plain_failures
 from atft_pipeline.feature_registry import REGISTRY, available_features, unmet_needs
 from atft_pipeline.resources import Market, SplitSettings
 from atft_pipeline.schemas import (
@@ -40,6 +41,7 @@ BY_NAME = {feature.name: feature for feature in REGISTRY}
     check_specs=[spec("features", "contract_holds", "One row per bar; values finite or null.")],
     description="The feature table in raw units, from data up to each row's own close.",
 )  # fmt: skip
+@plain_failures
 def features(
     context: dg.AssetExecutionContext,
     prices: pl.DataFrame,
@@ -66,6 +68,7 @@ def features(
     check_specs=[spec("targets", "contract_holds", "One row per bar; unknown targets are null.")],
     description="Forward returns over 1, 5, 10 and 20 trading days, entry one close later.",
 )  # fmt: skip
+@plain_failures
 def targets(prices: pl.DataFrame) -> Iterator[Any]:
     """Forward returns on the market calendar."""
     frame = forward_returns(prices)
@@ -82,6 +85,7 @@ def targets(prices: pl.DataFrame) -> Iterator[Any]:
     ],
     description="Features under their own normalizers, fitted on the default split's train dates.",
 )  # fmt: skip
+@plain_failures
 def normalized_features(
     context: dg.AssetExecutionContext, storage: Storage, split: SplitSettings,
     features: pl.DataFrame, trading_universe: pl.DataFrame, prices: pl.DataFrame,
@@ -124,6 +128,7 @@ def normalized_features(
     check_specs=[spec("panel", "panel_is_alive", "Every feature varies on every part.")],
     description="Model-ready arrays [dates, stocks, features] with masks, targets and a manifest.",
 )  # fmt: skip
+@plain_failures
 def panel(
     context: dg.AssetExecutionContext, market: Market, storage: Storage, split: SplitSettings,
     prices: pl.DataFrame, trading_universe: pl.DataFrame, targets: pl.DataFrame,

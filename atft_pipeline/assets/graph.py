@@ -12,6 +12,7 @@ from atft_model.data.panel import read_panel
 from atft_pipeline.checks.outcome import spec, verdicts
 from atft_pipeline.checks.tables import stocks_have_neighbours
 from atft_pipeline.config_schema import build, fields_of
+from atft_pipeline.failures import plain_failures
 from atft_pipeline.storage import Storage
 
 
@@ -22,6 +23,7 @@ from atft_pipeline.storage import Storage
                       "Most tradable stocks have neighbours.")],
     description="Nearest neighbours by trailing correlation, refreshed every few trading days.",
 )  # fmt: skip
+@plain_failures
 def stock_graph(context: dg.AssetExecutionContext, storage: Storage, panel: Path) -> Iterator[Any]:
     """Builds and publishes the graph of the current panel."""
     opened = read_panel(panel)

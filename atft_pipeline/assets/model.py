@@ -23,6 +23,7 @@ from atft_pipeline.checks.model import (
 )
 from atft_pipeline.checks.outcome import spec, verdicts
 from atft_pipeline.config_schema import build, fields_of, run_config_fields
+from atft_pipeline.failures import plain_failures
 from atft_pipeline.processes import run_model_process
 from atft_pipeline.report.plots import figure_to_png_data_uri, plot_gradients, plot_training
 from atft_pipeline.resources import default_preset
@@ -55,6 +56,7 @@ CONFIG = {
     ],
     description="ATFT-GAT-FAN, trained on the panel's train dates, chosen on validation dates.",
 )  # fmt: skip
+@plain_failures
 def trained_model(
     context: dg.AssetExecutionContext, storage: Storage, panel: Path, stock_graph: Path
 ) -> Iterator[Any]:

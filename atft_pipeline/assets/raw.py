@@ -8,6 +8,7 @@ import polars as pl
 
 from atft_pipeline.checks.outcome import markdown_table, spec, verdicts
 from atft_pipeline.checks.tables import contract_holds
+from atft_pipeline.failures import plain_failures
 from atft_pipeline.resources import Market
 from atft_pipeline.schemas import RAW_INDICES, RAW_LISTINGS, RAW_PRICES
 from atft_pipeline.storage import Storage
@@ -24,6 +25,7 @@ def _contract(asset: str) -> list[dg.AssetCheckSpec]:
     check_specs=_contract("raw_prices"),
     description="Daily bars as delivered: unadjusted, defects included.",
 )  # fmt: skip
+@plain_failures
 def raw_prices(
     context: dg.AssetExecutionContext, market: Market, storage: Storage
 ) -> Iterator[Any]:
@@ -59,6 +61,7 @@ def raw_prices(
     check_specs=_contract("raw_listings"),
     description="One row per stock: sector, market, first and last trading date where known.",
 )  # fmt: skip
+@plain_failures
 def raw_listings(market: Market) -> Iterator[Any]:
     """Reads listings; a source without any derives what the bars say."""
     frame = market.build().raw_listings()
@@ -70,6 +73,7 @@ def raw_listings(market: Market) -> Iterator[Any]:
     check_specs=_contract("raw_indices"),
     description="Index closes; no rows where the source has none (the market is then derived).",
 )  # fmt: skip
+@plain_failures
 def raw_indices(market: Market) -> Iterator[Any]:
     """Reads index closes."""
     frame = market.build().raw_indices()

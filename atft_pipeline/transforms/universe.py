@@ -4,28 +4,31 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from atft_model.config import setting
+
 TURNOVER_BARS = 20  # a trading month: long enough that one busy day does not admit a stock
 
 
 @dataclass(frozen=True)
 class UniverseConfig:
-    """What a stock must show on a date to be a member; prices and turnover in the file's currency.
+    """What a stock must show on a date to be a member; money in the file's currency."""
 
-    Attributes:
-        min_history_days: Bars seen so far. Sixty fill the longest of the price features but the
-            200-day average, and leave the first weeks after a listing out.
-        min_raw_close: Unadjusted close. Below 1 a US stock breaks the exchanges' minimum-bid rule,
-            and one tick is over 1 % of the price.
-        min_turnover_20d: Mean traded value of the last 20 bars. With 1e6 a day a position of
-            10,000 is 1 % of the volume; on the NASDAQ file about the upper two thirds of bars.
-        max_stocks: Keep only this many per date, those with the largest 20-day turnover; ties go
-            to the smaller code. None keeps all.
-    """
-
-    min_history_days: int = 60
-    min_raw_close: float = 1.0
-    min_turnover_20d: float = 1e6
-    max_stocks: int | None = None
+    min_history_days: int = setting(
+        60, "Bars seen so far: 60 fill all price features but the 200-day average, and leave the "
+        "first weeks after a listing out."
+    )  # fmt: skip
+    min_raw_close: float = setting(
+        1.0, "Unadjusted close: below 1 a US stock breaks the exchanges' minimum-bid rule, and one "
+        "tick is over 1 % of the price."
+    )  # fmt: skip
+    min_turnover_20d: float = setting(
+        1e6, "Mean traded value of the last 20 bars: with 1e6 a day a position of 10,000 is 1 % of "
+        "the volume; on the NASDAQ file about the upper two thirds of bars."
+    )  # fmt: skip
+    max_stocks: int | None = setting(
+        None, "Keep only this many per date, those with the largest 20-day turnover; ties go to "
+        "the smaller code. Null keeps all."
+    )  # fmt: skip
 
 
 def trading_universe(
