@@ -34,7 +34,12 @@ def send(title: str, body: str, addresses: Iterable[str]) -> None:
     description="Sends each failed asset check to ATFT_ALERTS, wherever the run was started.",
 )  # fmt: skip
 def failed_checks(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Reads check evaluations since the last handled one; its first tick starts at the newest."""
+    """Reads check evaluations since the last handled one; its first tick starts at the newest.
+
+    Raises:
+        RuntimeError: nothing could be delivered; the cursor stays. A tick that fails loses its
+            cursor, so one that delivered something ends well, and the next one meets the fault.
+    """
     storage = context.instance.event_log_storage
     if context.cursor is None:
         context.update_cursor(str(storage.get_maximum_record_id() or 0))
@@ -51,7 +56,12 @@ def failed_checks(context: dg.SensorEvaluationContext) -> dg.SkipReason:
             body = (
                 f"{evaluation.severity.value} {name}\n{evaluation.description}\nrun {entry.run_id}"
             )
-            send(f"{TITLE}: {name}", body, addresses)
+            try:
+                send(f"{TITLE}: {name}", body, addresses)
+            except RuntimeError as error:
+                if not sent:
+                    raise
+                return dg.SkipReason(f"{sent} alerts sent, then: {error}; trying again")
             sent += 1
         context.update_cursor(str(log_id))
     return dg.SkipReason(f"{len(records)} check results, {sent} alerts sent")

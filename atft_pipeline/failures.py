@@ -1,7 +1,8 @@
 """A person's mistake reads as one line: in the terminal, in the UI and in the run's record.
 
 Left alone, Dagster wraps an ``InputError`` in an error of its own and prints two chained
-tracebacks, twice. As ``dg.Failure`` its message leads; the console then leaves the trace out.
+tracebacks, twice. As ``dg.Failure`` its message leads, with one traceback; ``console`` leaves that
+out too. A run uses ``console`` where its config names it, as ``python -m atft_pipeline run`` does.
 """
 
 import functools
@@ -66,7 +67,7 @@ class _WithoutTraceOfFailures(logging.Filter):
     description="Dagster's coloured console without the traceback of a failure said in words.",
 )
 def console(context: dg.InitLoggerContext) -> logging.Logger:
-    """The console logger of every run."""
+    """The logger of runs whose config has ``loggers: console``."""
     logger = dg.colored_console_logger.logger_fn(context)
     logger.addFilter(_WithoutTraceOfFailures())
     return logger

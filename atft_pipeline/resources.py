@@ -113,15 +113,15 @@ class SplitSettings(dg.ConfigurableResource):
         return SplitConfig(self.train_fraction, self.validation_fraction, self.embargo)
 
 
-def data_folder(data_dir: str | None, dataset: str) -> Path:
-    """``<ATFT_DATA_DIR or data>/<ATFT_DATASET or the given name>``, absolute.
+def data_folder(data_dir: str | None, dataset: str | None, source: str) -> Path:
+    """``<data dir>/<data set>``, absolute; by default ``data`` and the name of the source.
 
     Raises:
         InputError: a data set name that would lead out of the data dir.
     """
-    name = os.environ.get("ATFT_DATASET") or dataset
+    name = dataset or os.environ.get("ATFT_DATASET") or source
     if Path(name).name != name or name == "..":
-        raise InputError(f"ATFT_DATASET is {name!r}; expected a plain folder name, such as tokyo")
+        raise InputError(f"data set (ATFT_DATASET) is {name!r}; expected a plain folder name, such as tokyo")
     return Path(data_dir or os.environ.get("ATFT_DATA_DIR") or "data").absolute() / name
 
 

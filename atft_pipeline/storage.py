@@ -33,7 +33,7 @@ class Storage(dg.ConfigurableResource):
     @property
     def root(self) -> Path:
         """The data set's folder; its name cannot lead out of the data dir."""
-        return data_folder(self.data_dir, self.dataset or self.market.name())
+        return data_folder(self.data_dir, self.dataset, self.market.name())
 
     @property
     def panel(self) -> Path:
