@@ -4,7 +4,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 export DAGSTER_HOME ?= $(CURDIR)/dagster_home
-export DAGSTER_MODULE_NAME ?= atft_pipeline.definitions
 export ATFT_DATA_DIR ?= $(CURDIR)/data
 
 # The last two years of this file stay unseen until the real-data issue's final look.
@@ -43,7 +42,7 @@ lint: $(VENV)/.installed  ## format, lint, types, layers
 	$(BIN)/lint-imports
 
 ui: $(VENV)/.installed  ## the Dagster UI on this machine, port 3000
-	$(BIN)/dagster dev -h 127.0.0.1
+	env -u DAGSTER_MODULE_NAME $(BIN)/dagster dev -h 127.0.0.1
 
 clean:  ## remove the virtual environment and caches; data stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache

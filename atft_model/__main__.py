@@ -1,23 +1,24 @@
 """``python -m atft_model``: train and predict from a panel and a graph, without Dagster."""
 
 import argparse
-import ctypes
 import json
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
 
 from atft_model import settings
 from atft_model.config import PRESETS, from_dict, read_run_file, resolve
 from atft_model.errors import InputError
+from atft_model.process import die_with_parent, keep_freed_memory
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; bad input ends with one line on stderr and exit code 2."""
     parser = build_parser()
     options = parser.parse_args(arguments)
+    if options.die_with_parent:
+        die_with_parent()
     try:
         return options.command(options)
     except InputError as error:
@@ -64,7 +65,6 @@ def run_train(options: argparse.Namespace) -> int:
             preset, values = read_run_file(options.run_file)
             layers.append((str(options.run_file), values))
         config = resolve(options.preset or preset or "standard", layers)
-    die_with_parent(options.die_with_parent)
     start_logging(options.out / "train.log")
     # Imported late: bad settings are reported without waiting for torch.
     from atft_model.run import append_trial, train
@@ -85,7 +85,6 @@ def run_train(options: argparse.Namespace) -> int:
 
 def run_predict(options: argparse.Namespace) -> int:
     """``predict``: scores to a Parquet file, written whole or not at all."""
-    die_with_parent(options.die_with_parent)
     start_logging(None)
     import pyarrow.parquet as pq
 
@@ -115,12 +114,6 @@ def start_logging(path: Path | None) -> None:
         log.addHandler(file)
 
 
-def die_with_parent(wanted: bool) -> None:
-    """Asks Linux to end this process when the one that started it dies, so no GPU is orphaned."""
-    if wanted and sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

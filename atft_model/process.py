@@ -1,0 +1,35 @@
+"""What this process asks of its operating system: how memory is kept, and when it has to end."""
+
+import ctypes
+import os
+import signal
+import sys
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+"""Parameters of glibc's ``mallopt`` (malloc.h)."""
+LARGEST = 2**31 - 1
+TOP_PAD = 256 << 20
+
+
+def keep_freed_memory() -> None:
+    """Keeps glibc from giving a step's large buffers back to the kernel and fetching them anew.
+
+    Every step frees and allocates the same buffers; by default each comes back as fresh, zeroed
+    pages. Measured on 2 cores (54 features, hidden 32): 2,200 windows/s without, 4,000 with.
+    Does nothing where the C library is not glibc, or where the environment tunes malloc itself.
+    """
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, LARGEST)
+    mallopt(M_TOP_PAD, TOP_PAD)
+
+
+def die_with_parent() -> None:
+    """Asks Linux to end this process when the one that started it dies, so no GPU is orphaned."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
