@@ -121,7 +121,9 @@ def data_folder(data_dir: str | None, dataset: str | None, source: str) -> Path:
     """
     name = dataset or os.environ.get("ATFT_DATASET") or source
     if Path(name).name != name or name == "..":
-        raise InputError(f"data set (ATFT_DATASET) is {name!r}; expected a plain folder name, such as tokyo")
+        raise InputError(
+            f"data set (ATFT_DATASET) is {name!r}; expected a plain folder name, such as tokyo"
+        )
     return Path(data_dir or os.environ.get("ATFT_DATA_DIR") or "data").absolute() / name
 
 
