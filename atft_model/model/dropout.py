@@ -28,9 +28,9 @@ class Dropout(nn.Module):
         return torch.where(kept, x, 0.0) * (STEPS / (STEPS - self.dropped))
 
 
-def random_bytes(shape: torch.Size) -> Tensor:
-    """uint8 of ``shape``, uniform, from torch's own CPU generator."""
+def random_bytes(shape: torch.Size, generator: torch.Generator | None = None) -> Tensor:
+    """uint8 of ``shape``, uniform, from a CPU generator (torch's own by default)."""
     count = shape.numel()
     words = torch.empty((count + 7) // 8, dtype=torch.int64)
-    words.random_(torch.iinfo(torch.int64).min, None)
+    words.random_(torch.iinfo(torch.int64).min, None, generator=generator)
     return words.view(torch.uint8)[:count].view(shape)

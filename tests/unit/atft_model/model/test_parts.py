@@ -5,15 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from atft_model.config import ModelConfig
 from atft_model.data.batches import DevicePanel, WindowBatch, fit_target_scale
 from atft_model.data.graph import read_graph
 from atft_model.data.panel import fit_statistics, read_panel
 from atft_model.model.atft import ATFT
-from atft_model.model.gated_residual import FeatureNetworks
-from atft_model.model.variable_selection import VariableSelection
 from atft_model.run import model_shape
 
 LOOKBACK = 10
@@ -33,21 +30,6 @@ def model(data):
     torch.manual_seed(0)
     config = ModelConfig(hidden_size=16, heads=4, lookback=LOOKBACK)
     return ATFT(config, model_shape(data.panel)).eval()
-
-
-def test_feature_networks_equal_a_loop_over_features():
-    torch.manual_seed(1)
-    networks = FeatureNetworks(5, 16, dropout=0.0)
-    x = torch.randn(7, 5)
-    batched = networks(x)
-    for j in range(5):
-        scalar = x[:, j : j + 1]
-        inner = F.elu(scalar * networks.input_weight[j] + networks.input_bias[j])
-        hidden = inner @ networks.hidden_weight[j] + networks.hidden_bias[j]
-        gated = F.glu(hidden @ networks.gate_weight[j] + networks.gate_bias[j])
-        out = scalar * networks.skip_weight[j] + networks.skip_bias[j] + gated
-        reference = F.layer_norm(out, (16,)) * networks.norm_weight[j] + networks.norm_bias[j]
-        torch.testing.assert_close(batched[j], reference, rtol=1e-5, atol=1e-5)
 
 
 def by_stock(quantiles: torch.Tensor, batch: WindowBatch) -> dict[tuple[int, int], torch.Tensor]:
@@ -80,20 +62,6 @@ def test_a_batch_holds_every_scorable_window_of_its_dates_once(data):
     expected = [(d, int(s)) for d in dates for s in data.scorable[d].nonzero()]
     assert held == expected
     assert batch.windows == len(expected)
-
-
-def test_blocks_of_rows_select_as_the_whole_does():
-    torch.manual_seed(2)
-    selection = VariableSelection(6, 16, dropout=0.0)
-    x = torch.randn(50, 6, requires_grad=True)
-    results = []
-    for rows in (50, 7):
-        selection.block_rows = rows
-        mixed, weights = selection(x)
-        gradients = torch.autograd.grad(mixed.square().sum(), [x, *selection.parameters()])
-        results.append([mixed, weights, *gradients])
-    for whole, blocks in zip(*results, strict=True):
-        torch.testing.assert_close(blocks, whole, rtol=1e-5, atol=1e-5)
 
 
 def test_quantiles_never_cross(data, model):
