@@ -70,6 +70,8 @@ class DevicePanel:
         self.device = device
         self.features = normalized_features(panel, statistics, device)
         self.observed = torch.from_numpy(np.array(panel.observed)).to(device)
+        # The model replaces such a day, but the gradient passes through its huge values: 0 · inf.
+        self.features[~self.observed] = 0.0
         scorable = window_observed(np.asarray(panel.observed), lookback) & panel.tradable
         self.scorable = torch.from_numpy(scorable).to(device)
         target = scaled_targets(panel, scale, scorable)
