@@ -135,6 +135,6 @@ def test_the_block_blocks_what_is_installed(bare, module):
 
 def test_a_stray_import_in_the_library_would_be_seen(bare):
     """The Dagster side stands beside the library on the path, and cannot be imported."""
-    done = python(bare, "-c", "import atft_model.run; print('fine'); import atft_pipeline.schemas")
+    done = python(bare, "-c", "import atft_model.config; print('fine'); import atft_pipeline.schemas")
     assert done.stdout == "fine\n"
     assert "ModuleNotFoundError: No module named 'p" in done.stderr
