@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -86,6 +87,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "run.json").exists():
         raise InputError(f"{folder}: a run was trained here already; give another run id")
+    clear_leftovers(folder)
     write_text_atomically(folder / "config.json", json.dumps(to_dict(config), indent=1))
     seed_everything(config.training.seed)
     statistics = fit_statistics(panel, panel.split.train)
@@ -107,6 +109,14 @@ def train(
     write_text_atomically(folder / "run.json", json.dumps(record, indent=1))
     reporter.result({"run_id": record["run_id"], "checkpoint_hash": record["checkpoint_hash"]})
     return record
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Removes what a killed run left: its weights and readings must not pass for the next one's."""
+    if (folder / "health").exists():
+        shutil.rmtree(folder / "health")
+    for path in (*folder.glob("*.pt"), *folder.glob(".*.tmp")):
+        path.unlink()
 
 
 def build_trainer(
