@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from atft_model.config import ModelConfig
 from atft_model.data.batches import WindowBatch
-from atft_model.model.adaptive_norm import adaptive_norm
+from atft_model.model.adaptive_norm import MIXES_DAYS, adaptive_norm
 from atft_model.model.gated_residual import GatedSkip
 from atft_model.model.graph_attention import GraphAttention
 from atft_model.model.head import PredictionHead
@@ -63,23 +63,27 @@ class ATFT(nn.Module):
         self.graph_attention = GraphAttention(size, config.heads, config.graph_layers, dropout)
         self.backbone_projection = nn.Linear(2 * size, size)
         self.adaptive_norm = adaptive_norm(config.adaptive_norm, size)
+        self.mixes_days = config.adaptive_norm in MIXES_DAYS
         self.gated_residual = GatedSkip(size, dropout)
         self.head = PredictionHead(size, shape.horizons, config.quantiles, dropout)
         self.projected = nn.Identity()
-        """Sees ``projected_features`` [windows, lookback, hidden]; monitors hook here."""
+        """Sees ``projected_features`` [windows, days, hidden]; monitors hook here."""
         self.normalized = nn.Identity()
-        """Sees ``normalized_features`` [windows, lookback, hidden]; monitors hook here."""
+        """Sees ``normalized_features`` [windows, days, hidden]; monitors hook here."""
 
     def forward(self, batch: WindowBatch) -> Float[Tensor, "runs length stocks horizons quantiles"]:
         """Quantiles of the scaled, demeaned forward return of each window.
 
         Windows that are not ``scorable`` get numbers too; nobody reads them, and no scorable
-        window depends on them.
+        window depends on them. The head reads the last day. What stands between the attention and
+        the head is computed for that day alone, unless the adaptive normalization mixes days.
         """
         runs, length, stocks = batch.scorable.shape
         days = self.embed_days(batch)
         windows, observed = self.share_days(days, batch.observed)
-        encoded = self.temporal_encoder(windows, observed, self.static_context(batch))
+        context = self.static_context(batch)
+        last_day_only = not self.mixes_days
+        encoded = self.temporal_encoder(windows, observed, context, last_day_only)
         last = encoded[:, -1].view(runs * length, stocks, -1)
         graph = self.graph_attention(
             last, batch.neighbours.flatten(0, 1), batch.edge_attr.flatten(0, 1)
@@ -109,11 +113,11 @@ class ATFT(nn.Module):
 
     def static_context(self, batch: WindowBatch) -> Float[Tensor, "windows 1 context"]:
         """Sector and market embeddings of each window's stock."""
-        runs, length, _ = batch.scorable.shape
         context = torch.cat(
             [self.sector_embedding(batch.sector), self.market_embedding(batch.market)], dim=-1
         )
-        return context.repeat(runs * length, 1).unsqueeze(1)
+        windows = context[:, None].expand(*batch.scorable.shape, -1)
+        return windows.reshape(-1, 1, context.shape[-1])
 
     def point_score(self, quantiles: Tensor) -> Tensor:
         """The median: what stocks are ranked by."""

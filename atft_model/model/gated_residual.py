@@ -5,13 +5,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from atft_model.model.dropout import Dropout
+
 
 class GatedSkip(nn.Module):
     """LayerNorm(skip + GLU(x)): lets a layer be passed over where it does not help (eq. 5)."""
 
     def __init__(self, size: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.gate = nn.Linear(size, 2 * size)
         self.norm = nn.LayerNorm(size)
 
@@ -77,7 +79,7 @@ class FeatureNetworks(nn.Module):
         self.gate_bias = nn.Parameter(torch.zeros(features, 1, 2 * size))
         self.norm_weight = nn.Parameter(torch.ones(features, 1, size))
         self.norm_bias = nn.Parameter(torch.zeros(features, 1, size))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.size = size
         # As nn.Linear would initialise each feature's own layers: uniform, 1 / sqrt(fan in).
         for parameter in (self.input_weight, self.input_bias, self.skip_weight):
