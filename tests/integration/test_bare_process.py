@@ -125,9 +125,7 @@ def test_it_trains_and_predicts_with_nothing_else_installed(bare, stored_panel, 
 def test_the_block_blocks_what_is_installed(bare, module):
     """Without it the module is found; with it, importing fails as if it were not there."""
     assert importlib.util.find_spec(module) is not None
-    script = (
-        f"import importlib.util as u; assert u.find_spec({module!r}) is None; import {module}"
-    )
+    script = f"import importlib.util as u; assert u.find_spec({module!r}) is None; import {module}"
     done = python(bare, "-c", script)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"ModuleNotFoundError: No module named '{module}'"
@@ -135,6 +133,8 @@ def test_the_block_blocks_what_is_installed(bare, module):
 
 def test_a_stray_import_in_the_library_would_be_seen(bare):
     """The Dagster side stands beside the library on the path, and cannot be imported."""
-    done = python(bare, "-c", "import atft_model.config; print('fine'); import atft_pipeline.schemas")
+    done = python(
+        bare, "-c", "import atft_model.config; print('fine'); import atft_pipeline.schemas"
+    )
     assert done.stdout == "fine\n"
     assert "ModuleNotFoundError: No module named 'p" in done.stderr

@@ -87,13 +87,19 @@ def model(market) -> ATFT:
 
 def scores(model: ATFT, market: Market, starts: tuple[int, ...] = STARTS, length: int = LENGTH):
     """Quantiles [runs, length, stocks, horizons, quantiles], NaN where a window is not scorable."""
-    batch = market.on_device().batch(torch.tensor(starts), length)
-    return model(batch).masked_fill(~batch.scorable[..., None, None], torch.nan)
+    batch = market.on_device().batch(np.array(starts), length)
+    output = model(batch)
+    run, date, column = batch.scorable.nonzero(as_tuple=True)
+    on_the_panel = output.new_full(
+        (*batch.positions.shape, len(market.panel.codes), *output.shape[3:]), torch.nan
+    )
+    on_the_panel[run, date, batch.stocks[run, column]] = output[run, date, column]
+    return on_the_panel
 
 
 def gradients(model: ATFT, market: Market) -> dict[str, torch.Tensor]:
     """Of the training loss of one batch for every parameter."""
-    batch = market.on_device().batch(torch.tensor(STARTS), LENGTH)
+    batch = market.on_device().batch(np.array(STARTS), LENGTH)
     loss = TrainingLoss(resolve("quick"), torch.device("cpu"))
     model.zero_grad()
     loss(model(batch), batch.target, batch.valid).total.backward()
@@ -242,11 +248,16 @@ def test_what_stands_in_a_day_without_a_bar_changes_nothing(market, model, garba
     assert_same_gradients(found, gradients(model, market))
 
 
+def scored_at(market: Market, stock: int, day: int, neighbours: np.ndarray) -> bool:
+    """Scorable, with a neighbour."""
+    return slow.scorable(market.panel, stock, day, LOOKBACK) and (neighbours[stock] >= 0).any()
+
+
 def test_a_neighbour_that_can_be_scored_does_change_something(market, model):
     """The tests above could not fail if nobody ever saw a neighbour."""
-    batch = market.on_device().batch(torch.tensor([150]), 1)
-    stock, place = torch.nonzero(batch.neighbours[0, 0] >= 0)[0].tolist()
-    neighbour = int(batch.neighbours[0, 0, stock, place])
+    neighbours, _ = slow.edges(market.panel, market.graph, 150, LOOKBACK)
+    stock = next(s for s in range(len(neighbours)) if scored_at(market, s, 150, neighbours))
+    neighbour = next(int(other) for other in neighbours[stock] if other >= 0)
     features = np.array(market.panel.features)
     features[145:151, neighbour] += 1.0
     panel = dataclasses.replace(market.panel, features=features)

@@ -120,6 +120,15 @@ def test_the_encoder_equals_its_parts_window_by_window(layers):
     assert_agree(ours, expected, leaves)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_last_day_alone_is_the_last_of_all_days(layers):
+    module = encoder(layers)
+    x, observed, context = windows()
+    leaves = {"x": x, "context": context, **dict(module.named_parameters())}
+    last = module(x, observed, context, last_day_only=True)
+    assert_agree(last, module(x, observed, context)[:, -1:].double(), leaves)
+
+
 def test_windows_do_not_see_each_other():
     module = encoder(1)
     x, observed, context = windows()

@@ -20,10 +20,14 @@ def make(features: int, size: int) -> VariableSelection:
     return selection
 
 
-@pytest.mark.parametrize(("features", "size"), [(1, 16), (5, 16), (7, 32), (82, 16)])
-def test_it_equals_a_loop_over_features_forward_and_gradient(features, size):
+@pytest.mark.parametrize(
+    ("rows", "features", "size"),
+    [(ROWS, 1, 16), (ROWS, 5, 16), (ROWS, 7, 32), (ROWS, 82, 16), (850, 82, 32)],
+)
+def test_it_equals_a_loop_over_features_forward_and_gradient(rows, features, size):
+    """Also with so many rows that they go through in several blocks."""
     selection = make(features, size)
-    x = torch.randn(ROWS, features, requires_grad=True)
+    x = torch.randn(rows, features, requires_grad=True)
     mixed, share = selection(x)
     expected, expected_share = plain.variable_selection(plain.weights_of(selection), x.double())
     leaves = {"x": x, **dict(selection.named_parameters())}
@@ -65,3 +69,27 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(selection(x)[0], selection(x)[0])
     selection.train()
     assert not torch.equal(selection(x)[0], selection(x)[0])
+
+
+def test_the_gradient_is_that_of_the_dropout_that_the_forward_pass_drew():
+    """A block computed again in the backward pass with other dropout would give another gradient.
+
+    Derivative along the gradient, by central difference with the same random numbers.
+    """
+    selection = make(82, 16).train().double()
+    x = torch.randn(1700, 82, dtype=torch.float64)
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(3)
+        return selection(x)[0].square().mean()
+
+    parameters = list(selection.parameters())
+    gradients = torch.autograd.grad(loss(), parameters)
+    norm = torch.sqrt(sum(gradient.square().sum() for gradient in gradients)).item()
+    step, sides = 1e-4, []
+    with torch.no_grad():
+        for sign in (1, -2):
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.add_(gradient, alpha=sign * step / norm)
+            sides.append(loss().item())
+    assert (sides[0] - sides[1]) / (2 * step) == pytest.approx(norm, rel=1e-4)
