@@ -1,4 +1,4 @@
-"""``python -m atft_model`` where nothing but its five packages, and what they need, can be imported."""
+"""``python -m atft_model`` where only its five packages, and what they need, can be imported."""
 
 import importlib.metadata
 import importlib.util

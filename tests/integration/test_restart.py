@@ -1,4 +1,4 @@
-"""A run that was killed: what it leaves is whole files or none, and starting again is a fresh run."""
+"""A run that was killed leaves whole files or none, and starting again is a fresh run."""
 
 import json
 import os

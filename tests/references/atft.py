@@ -1,6 +1,6 @@
-"""ATFT-GAT-FAN written slowly, from the papers, in float64: one feature, day, head, stock at a time.
+"""ATFT-GAT-FAN written slowly, from the papers: one feature, day, head and stock at a time.
 
-Each function takes a module's weights (``weights_of``) and plain tensors. Nothing of
+In float64. Each function takes a module's weights (``weights_of``) and plain tensors. Nothing of
 ``atft_model`` is called; what is known of it are the names of its parameters. Gradients flow back
 through the conversion to float64, so both sides are compared on the same parameters. No dropout.
 """

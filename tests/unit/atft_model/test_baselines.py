@@ -31,7 +31,7 @@ def panel(stored_panel) -> Panel:
 
 @pytest.fixture(scope="module")
 def long_panel(panel) -> Panel:
-    """Returns over more than a year, with gaps: stock 1 misses a third of its days, 2 lists late."""
+    """Returns over more than a year, with gaps: stock 1 misses every third day, 2 lists late."""
     rng = np.random.default_rng(0)
     daily = 0.02 * rng.standard_t(4, (DATES, STOCKS))
     daily[rng.random(daily.shape) < 0.05] = np.nan
