@@ -25,7 +25,7 @@ from atft_model.data.artifacts import write_text_atomically
 from atft_model.data.batches import (
     DevicePanel,
     TargetScale,
-    epoch_batches,
+    fewest_batches,
     fit_target_scale,
     runs_per_batch,
     usable_dates,
@@ -139,7 +139,7 @@ def build_trainer(
             )
     windows = float(data.scorable[torch.from_numpy(dates["train"])].sum(dim=1).float().mean())
     runs = runs_per_batch(training.batch_windows, training.run_length, windows)
-    steps = len(list(epoch_batches(dates["train"], training.run_length, runs)))
+    steps = fewest_batches(dates["train"], training.run_length, runs)
     steps = min(steps, training.max_steps_per_epoch or steps)
     model = ATFT(config.model, model_shape(panel)).to(data.device)
     optimizer = build_optimizer(model, config.optimizer)

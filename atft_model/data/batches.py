@@ -269,6 +269,20 @@ def epoch_batches(
     yield from batches
 
 
+def fewest_batches(dates: np.ndarray, length: int, runs_per_batch: int) -> int:
+    """Batches that every epoch has at least, at whatever offset its runs are cut.
+
+    An epoch planned with more would now and then come out one short, and with it its readings.
+    """
+
+    def batches(offset: int) -> int:
+        cut = consecutive_runs(dates, length, offset)
+        runs = np.bincount([last - first for first, last in cut])
+        return int(np.ceil(runs / runs_per_batch).sum())
+
+    return min(batches(offset) for offset in range(length))
+
+
 def runs_per_batch(batch_windows: int, length: int, windows_per_date: float) -> int:
     """Runs that hold at least ``batch_windows`` windows, rounded up to whole runs."""
     return max(1, int(np.ceil(batch_windows / (length * max(windows_per_date, 1.0)))))
