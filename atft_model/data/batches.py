@@ -98,7 +98,7 @@ class DevicePanel:
         day = torch.arange(1 - self.lookback, length, device=self.device)
         days = (first + day)[:, :, None]
         runs = np.stack([self.scorable_on_host[s : s + length] for s in starts])
-        column, here = _pack(runs.any(axis=1))
+        column, here = _pack(np.asarray(runs.any(axis=1)))
         stocks = torch.from_numpy(column).to(self.device)
         here = torch.from_numpy(here).to(self.device)[:, None]
         cells = positions[:, :, None], stocks[:, None]
