@@ -77,6 +77,8 @@ class DevicePanel:
         self.device = device
         self.features = normalized_features(panel, statistics, device)
         self.observed = torch.from_numpy(np.array(panel.observed)).to(device)
+        # The model replaces such a day, but the gradient passes through its huge values: 0 · inf.
+        self.features[~self.observed] = 0.0
         scorable = window_observed(np.asarray(panel.observed), lookback) & panel.tradable
         self.scorable_on_host = scorable
         self.scorable = torch.from_numpy(scorable).to(device)
@@ -265,6 +267,20 @@ def epoch_batches(
     if generator is not None:
         generator.shuffle(batches)  # type: ignore[arg-type]
     yield from batches
+
+
+def fewest_batches(dates: np.ndarray, length: int, runs_per_batch: int) -> int:
+    """Batches that every epoch has at least, at whatever offset its runs are cut.
+
+    An epoch planned with more would now and then come out one short, and with it its readings.
+    """
+
+    def batches(offset: int) -> int:
+        cut = consecutive_runs(dates, length, offset)
+        runs = np.bincount([last - first for first, last in cut])
+        return int(np.ceil(runs / runs_per_batch).sum())
+
+    return min(batches(offset) for offset in range(length))
 
 
 def runs_per_batch(batch_windows: int, length: int, windows_per_date: float) -> int:
