@@ -88,7 +88,7 @@ class Trainer:
         self.guard.start_epoch()
         batches = list(
             epoch_batches(self.train_dates, config.run_length, self.runs_per_batch, self.order)
-        )[: self.steps_per_epoch]
+        )[: config.max_steps_per_epoch]
         windows = 0
         for number, (starts, length) in enumerate(batches, start=1):
             progress.step += 1
