@@ -159,7 +159,8 @@ def failures(result: dg.ExecuteInProcessResult) -> list[str]:
         else:
             message = error.message.strip() if error else ""
             if error and is_failed_check(error):
-                message = " ".join(message.split()) + "; not stored"
+                checks = message.splitlines()[-1].partition(": ")[2].replace(",", ", ")
+                message = f"not stored, failed {checks}"
         message = message.removeprefix(f"{InputError.__module__}.{InputError.__qualname__}: ")
         lines.append(f"{event.step_key}: {message.splitlines()[0] if message else 'see above'}")
     return lines

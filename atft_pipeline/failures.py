@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterAssetCheckFailedError
 from dagster._utils.error import SerializableErrorInfo
 
 from atft_model.errors import InputError
@@ -64,7 +65,7 @@ class _WithoutTraceOfFailures(logging.Filter):
 
 def is_failed_check(error: SerializableErrorInfo) -> bool:
     """Whether a step failed because a blocking check did: its evidence is with the check."""
-    return error.cls_name == dg.DagsterAssetCheckFailedError.__name__
+    return error.cls_name == DagsterAssetCheckFailedError.__name__
 
 
 @dg.logger(
