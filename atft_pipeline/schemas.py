@@ -69,10 +69,21 @@ RAW_LISTINGS = _table(
     ["code"],
 )
 
+
+
+def _once_per_date(data: pa.PolarsData) -> pl.LazyFrame:
+    return data.lazyframe.select(~pl.struct("date", data.key).is_duplicated())
+
+
+# Its key is a check of a column: where a table has a column called index, pandera stumbles over
+# its own of that name when it lists the rows of a repeated key.
 RAW_INDICES = _table(
     "raw_indices",
-    _columns(required={"date": pl.Date, "index": pl.String, "close": pl.Float64}),
-    ["date", "index"],
+    {
+        "date": pa.Column(pl.Date),
+        "index": pa.Column(pl.String, pa.Check(_once_per_date, error="unique within its date")),
+        "close": pa.Column(pl.Float64),
+    },
 )
 
 _FINITE = pa.Check.in_range(
