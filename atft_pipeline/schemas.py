@@ -70,7 +70,6 @@ RAW_LISTINGS = _table(
 )
 
 
-
 def _once_per_date(data: pa.PolarsData) -> pl.LazyFrame:
     return data.lazyframe.select(~pl.struct("date", data.key).is_duplicated())
 

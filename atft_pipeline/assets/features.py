@@ -37,7 +37,7 @@ BY_NAME = {feature.name: feature for feature in REGISTRY}
 
 
 @dg.asset(
-    group_name="features", kinds={"polars", "parquet"}, output_required=False,
+    group_name="features", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=[spec("features", "contract_holds", "One row per bar; values finite or null.")],
     description="The feature table in raw units, from data up to each row's own close.",
 )  # fmt: skip
@@ -65,7 +65,7 @@ def features(
 
 
 @dg.asset(
-    group_name="features", kinds={"polars", "parquet"}, output_required=False,
+    group_name="features", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=[spec("targets", "contract_holds", "One row per bar; unknown targets are null.")],
     description="Forward returns over 1, 5, 10 and 20 trading days, entry one close later.",
 )  # fmt: skip

@@ -21,7 +21,7 @@ def _contract(asset: str) -> list[dg.AssetCheckSpec]:
 
 
 @dg.asset(
-    group_name="raw", kinds={"polars", "parquet"}, output_required=False,
+    group_name="raw", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=_contract("raw_prices"),
     description="Daily bars as delivered: unadjusted, defects included.",
 )  # fmt: skip
@@ -65,7 +65,7 @@ def keep_beside(storage: Storage, gaps: dict[str, str], planted: pl.DataFrame | 
 
 
 @dg.asset(
-    group_name="raw", kinds={"polars", "parquet"}, output_required=False,
+    group_name="raw", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=_contract("raw_listings"),
     description="One row per stock: sector, market, first and last trading date where known.",
 )  # fmt: skip
@@ -77,7 +77,7 @@ def raw_listings(market: Market, storage: Storage) -> Iterator[Any]:
 
 
 @dg.asset(
-    group_name="raw", kinds={"polars", "parquet"}, output_required=False,
+    group_name="raw", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=_contract("raw_indices"),
     description="Index closes; no rows where the source has none (the market is then derived).",
 )  # fmt: skip

@@ -31,7 +31,7 @@ class Webhook(ThreadingHTTPServer):
 class Receiver(BaseHTTPRequestHandler):
     server: Webhook
 
-    def do_POST(self) -> None:  # noqa: N802, the name is http.server's
+    def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.server.status == 200:
             self.server.accepted.append(body)

@@ -75,7 +75,6 @@ def test_every_setting_in_the_launchpad_says_what_it_means():
     whole = job()
     for asset in launchpad(whole, "ops"):
         for name, field in leaves(launchpad(whole, "ops", asset)).items():
-            # An asset without settings takes any config and ignores it.
             assert field.description or name == "config", f"{asset}: {name}"
     for resource in ("market", "storage", "split"):
         for name, field in launchpad(whole, "resources", resource, "config").items():
@@ -131,6 +130,8 @@ def test_an_unknown_preset_is_an_error(preset):
          r"ops\.trained_model\.config\.model: unknown key 'hiden_size'; .* 'hidden_size'\?"),
         ({"ops": {"evaluation": {"config": {"gates": {"min_sharp": 0}}}}},
          r"ops\.evaluation\.config\.gates: unknown key 'min_sharp'; did you mean 'min_sharpe'\?"),
+        ({"ops": {"raw_prices": {"config": {"seed": 5}}}},
+         "raw_prices.config: unknown key 'seed'; nothing can be set here$"),
         ({"ops": {"pricse": {}}}, r"ops: unknown key 'pricse'; did you mean 'prices'\?"),
         ({"ops": {"trained_model": {"config": {"training": {"max_epochs": "x"}}}}}, "max_epochs"),
         ({"ops": {"trained_model": {"config": {"training": {"device": "tpu"}}}}}, "tpu"),
@@ -151,6 +152,6 @@ def test_the_launchpad_refuses_an_unknown_key_by_itself():
 def test_a_value_that_cannot_train_is_refused_wherever_it_comes_from(tmp_path):
     (tmp_path / "run.toml").write_text("[model]\nhidden_size = 4\n")
     for options in ({"run_file": str(tmp_path / "run.toml")}, {"model": {"hidden_size": 4}}):
-        with pytest.raises(InputError, match="model.hidden_size is 4; expected 16 to 1024"):
+        with pytest.raises(InputError, match=r"model\.hidden_size is 4; expected 16 to 1024"):
             run_config(options)
     assert ModelConfig().hidden_size == 64

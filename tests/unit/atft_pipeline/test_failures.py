@@ -8,9 +8,11 @@ from atft_pipeline.failures import console, input_errors_as_failures, plain_fail
 
 
 def test_an_input_error_becomes_a_failure_that_says_the_same():
-    with pytest.raises(dg.Failure, match="^bars.csv: no such file$") as caught:
-        with input_errors_as_failures():
-            raise InputError("bars.csv: no such file")
+    with (
+        pytest.raises(dg.Failure, match=r"^bars\.csv: no such file$") as caught,
+        input_errors_as_failures(),
+    ):
+        raise InputError("bars.csv: no such file")
     assert caught.value.__cause__ is None
     assert caught.value.allow_retries is False
 
