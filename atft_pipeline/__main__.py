@@ -158,7 +158,7 @@ def failures(result: dg.ExecuteInProcessResult) -> list[str]:
             message = event.step_failure_data.user_failure_data.description or ""
         else:
             message = error.message.strip() if error else ""
-            if error and is_failed_check(error):
+            if is_failed_check(error):
                 checks = message.splitlines()[-1].partition(": ")[2].replace(",", ", ")
                 message = f"not stored, failed {checks}"
         message = message.removeprefix(f"{InputError.__module__}.{InputError.__qualname__}: ")

@@ -14,7 +14,6 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.errors import DagsterAssetCheckFailedError
-from dagster._utils.error import SerializableErrorInfo
 
 from atft_model.errors import InputError
 
@@ -57,15 +56,15 @@ class _WithoutTraceOfFailures(logging.Filter):
         first = getattr(data, "first_step_failure_event", None)
         data = first.event_specific_data if first else data
         error = getattr(data, "error", None)
-        said = getattr(data, "user_failure_data", None) or (error and is_failed_check(error))
+        said = getattr(data, "user_failure_data", None) or is_failed_check(error)
         if said:
             record.msg = record.msg.partition(TRACE)[0]
         return True
 
 
-def is_failed_check(error: SerializableErrorInfo) -> bool:
-    """Whether a step failed because a blocking check did: its evidence is with the check."""
-    return error.cls_name == DagsterAssetCheckFailedError.__name__
+def is_failed_check(error: Any) -> bool:
+    """Whether a step's error record says that a blocking check failed: it has the evidence."""
+    return getattr(error, "cls_name", None) == DagsterAssetCheckFailedError.__name__
 
 
 @dg.logger(
