@@ -15,6 +15,7 @@ from dagster._core.errors import DagsterHomeNotSetError
 from atft_model.errors import InputError
 from atft_pipeline.config_schema import check_run_config
 from atft_pipeline.definitions import defs
+from atft_pipeline.failures import is_failed_check
 
 READY = "start with make run, or source activate.sh first"
 RED, GREEN, YELLOW, PLAIN = "\033[31m", "\033[32m", "\033[33m", "\033[0m"
@@ -157,6 +158,9 @@ def failures(result: dg.ExecuteInProcessResult) -> list[str]:
             message = event.step_failure_data.user_failure_data.description or ""
         else:
             message = error.message.strip() if error else ""
+            if is_failed_check(error):
+                checks = message.splitlines()[-1].partition(": ")[2].replace(",", ", ")
+                message = f"not stored, failed {checks}"
         message = message.removeprefix(f"{InputError.__module__}.{InputError.__qualname__}: ")
         lines.append(f"{event.step_key}: {message.splitlines()[0] if message else 'see above'}")
     return lines

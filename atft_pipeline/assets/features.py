@@ -37,13 +37,14 @@ BY_NAME = {feature.name: feature for feature in REGISTRY}
 
 
 @dg.asset(
-    group_name="features", kinds={"polars", "parquet"}, output_required=False,
+    group_name="features", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=[spec("features", "contract_holds", "One row per bar; values finite or null.")],
     description="The feature table in raw units, from data up to each row's own close.",
 )  # fmt: skip
 @plain_failures
 def features(
     context: dg.AssetExecutionContext,
+    storage: Storage,
     prices: pl.DataFrame,
     raw_listings: pl.DataFrame,
     raw_indices: pl.DataFrame,
@@ -60,19 +61,19 @@ def features(
         "left_out": dg.MetadataValue.md(markdown_table(["feature", "reason"], left_out.items())),
     }
     contract = contract_holds(frame, features_schema([feature.name for feature in kept]))
-    yield from verdicts("features", [contract], frame, metadata)
+    yield from verdicts("features", [contract], frame, metadata, storage)
 
 
 @dg.asset(
-    group_name="features", kinds={"polars", "parquet"}, output_required=False,
+    group_name="features", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=[spec("targets", "contract_holds", "One row per bar; unknown targets are null.")],
     description="Forward returns over 1, 5, 10 and 20 trading days, entry one close later.",
 )  # fmt: skip
 @plain_failures
-def targets(prices: pl.DataFrame) -> Iterator[Any]:
+def targets(storage: Storage, prices: pl.DataFrame) -> Iterator[Any]:
     """Forward returns on the market calendar."""
     frame = forward_returns(prices)
-    yield from verdicts("targets", [contract_holds(frame, TARGETS)], frame, {})
+    yield from verdicts("targets", [contract_holds(frame, TARGETS)], frame, {}, storage)
 
 
 @dg.asset(
@@ -105,9 +106,7 @@ def normalized_features(
         contract_holds(done.table, schema),
         normalized_within_bounds(statistics, bounds, done.left_out),
     ]
-    if any(outcome.stops for outcome in outcomes):
-        storage.write_rejected("normalized_features", done.table)
-    else:
+    if not any(outcome.stops for outcome in outcomes):
         storage.write_table("feature_statistics", statistics)
     metadata = {
         "features": len(done.features),
@@ -119,7 +118,7 @@ def normalized_features(
             markdown_table(statistics.columns, statistics.iter_rows())
         ),
     }
-    yield from verdicts("normalized_features", outcomes, done.table, metadata)
+    yield from verdicts("normalized_features", outcomes, done.table, metadata, storage)
 
 
 @dg.asset(

@@ -21,7 +21,7 @@ def _contract(asset: str) -> list[dg.AssetCheckSpec]:
 
 
 @dg.asset(
-    group_name="raw", kinds={"polars", "parquet"}, output_required=False,
+    group_name="raw", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=_contract("raw_prices"),
     description="Daily bars as delivered: unadjusted, defects included.",
 )  # fmt: skip
@@ -35,13 +35,9 @@ def raw_prices(
     gaps = source.missing()
     for item, reason in gaps.items():
         context.log.warning(f"the source lacks {item}: {reason}")
-    storage.write_table("source_gaps", pl.DataFrame(
-        {"item": list(gaps), "reason": list(gaps.values())},
-        schema={"item": pl.String, "reason": pl.String},
-    ))  # fmt: skip
-    planted = source.planted_return()
-    if planted is not None:
-        storage.write_table("planted_return", planted)
+    contract = contract_holds(frame, RAW_PRICES)
+    if not contract.stops:
+        keep_beside(storage, gaps, source.planted_return())
     context.log.info(
         f"{source.name}: {frame.height:,} bars of {frame['code'].n_unique():,} stocks, "
         f"{frame['date'].min()} to {frame['date'].max()}"
@@ -53,31 +49,43 @@ def raw_prices(
         "last_date": str(frame["date"].max()),
         "missing": dg.MetadataValue.md(markdown_table(["lacks", "reason"], gaps.items())),
     }
-    yield from verdicts("raw_prices", [contract_holds(frame, RAW_PRICES)], frame, metadata)
+    yield from verdicts("raw_prices", [contract], frame, metadata, storage)
+
+
+def keep_beside(storage: Storage, gaps: dict[str, str], planted: pl.DataFrame | None) -> None:
+    """Stores what belongs to these bars; a planted return of another source's bars goes."""
+    storage.write_table("source_gaps", pl.DataFrame(
+        {"item": list(gaps), "reason": list(gaps.values())},
+        schema={"item": pl.String, "reason": pl.String},
+    ))  # fmt: skip
+    if planted is None:
+        storage.delete_table("planted_return")
+    else:
+        storage.write_table("planted_return", planted)
 
 
 @dg.asset(
-    group_name="raw", kinds={"polars", "parquet"}, output_required=False,
+    group_name="raw", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=_contract("raw_listings"),
     description="One row per stock: sector, market, first and last trading date where known.",
 )  # fmt: skip
 @plain_failures
-def raw_listings(market: Market) -> Iterator[Any]:
+def raw_listings(market: Market, storage: Storage) -> Iterator[Any]:
     """Reads listings; a source without any derives what the bars say."""
     frame = market.build().raw_listings()
-    yield from verdicts("raw_listings", [contract_holds(frame, RAW_LISTINGS)], frame, {})
+    yield from verdicts("raw_listings", [contract_holds(frame, RAW_LISTINGS)], frame, {}, storage)
 
 
 @dg.asset(
-    group_name="raw", kinds={"polars", "parquet"}, output_required=False,
+    group_name="raw", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=_contract("raw_indices"),
     description="Index closes; no rows where the source has none (the market is then derived).",
 )  # fmt: skip
 @plain_failures
-def raw_indices(market: Market) -> Iterator[Any]:
+def raw_indices(market: Market, storage: Storage) -> Iterator[Any]:
     """Reads index closes."""
     frame = market.build().raw_indices()
-    yield from verdicts("raw_indices", [contract_holds(frame, RAW_INDICES)], frame, {})
+    yield from verdicts("raw_indices", [contract_holds(frame, RAW_INDICES)], frame, {}, storage)
 
 
 ASSETS = [raw_prices, raw_listings, raw_indices]
