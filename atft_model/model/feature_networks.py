@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from atft_model.model.dropout import STEPS, random_bytes
+from atft_model.model.dropout import STEPS, kept_mask
 
 EPS = 1e-5
 BLOCK_ROWS = 512
@@ -102,11 +102,11 @@ class _Blocks:
         return [(self.seed + number, slice(r, r + BLOCK_ROWS), slice(f, f + BLOCK_FEATURES))
                 for number, (r, f) in enumerate(corners)]  # fmt: skip
 
-    def dropout_mask(self, shape: torch.Size, seed: int) -> Tensor | None:
-        """bool, True where dropped; None when nothing is."""
+    def dropout_mask(self, x: Tensor, seed: int) -> Tensor | None:
+        """Of the shape of ``x``, 1 where kept and 0 where dropped; None when nothing is."""
         if not self.dropped:
             return None
-        return random_bytes(shape, torch.Generator().manual_seed(seed)) < self.dropped
+        return kept_mask(x, self.dropped, torch.Generator().manual_seed(seed))
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class _Kept:
     @property
     def bytes(self) -> int:
         """Of memory."""
-        return 17 * self.inner.numel()
+        return 20 * self.inner.numel()
 
 
 class _Mix(torch.autograd.Function):
@@ -197,9 +197,9 @@ def _block(
     """The networks of some features on some rows, up to the normed output."""
     scalar = x.t().unsqueeze(-1)
     inner = F.elu_(torch.addcmul(b[:, None], scalar, u[:, None]))
-    mask = blocks.dropout_mask(inner.shape, seed)
+    mask = blocks.dropout_mask(inner, seed)
     if mask is not None:
-        inner.masked_fill_(mask, 0.0)
+        inner.mul_(mask)
     both = torch.baddbmm(bias, inner, weight, alpha=blocks.scale)
     value, gate = both.chunk(2, dim=-1)
     gate.sigmoid_()
@@ -241,5 +241,5 @@ def _through_gate(
     dweight.baddbmm_(kept.inner.transpose(1, 2), dboth, alpha=scale)
     dinner = torch.bmm(dboth, weight.transpose(1, 2)).mul_(scale)
     if kept.mask is not None:
-        dinner.masked_fill_(kept.mask, 0.0)
+        dinner.mul_(kept.mask)
     return torch.ops.aten.elu_backward(dinner, 1.0, 1.0, 1.0, True, kept.inner)
