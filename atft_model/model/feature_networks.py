@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from atft_model.model.dropout import STEPS, kept_mask
 
 EPS = 1e-5
-BLOCK_ROWS = 512
-BLOCK_FEATURES = 8
+BLOCK_ROWS = 256
+BLOCK_FEATURES = 16
 """A block of so many rows and features stays in a core's cache while it is worked on."""
 KEPT_BYTES = 512 * 2**20
 """Intermediates that one forward pass keeps for its backward pass; later blocks are recomputed."""
