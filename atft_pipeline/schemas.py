@@ -124,8 +124,12 @@ RAW_INVESTOR_FLOWS = _table(
 )
 """Value traded by investor type over ``first_date`` to ``last_date`` (a week), per market section.
 
-Sections do not overlap (no totals among them). A period may be published again with corrections.
+Sections are named as ``raw_listings`` names markets, and do not overlap (no totals among them); a
+source that has the whole market only calls it ``WHOLE_MARKET``. A period may be published again
+with corrections.
 """
+
+WHOLE_MARKET = "ALL"
 
 _HORIZONS = {f"target_{days}d": pl.Float64 for days in (1, 5, 10, 20)}
 

@@ -15,6 +15,7 @@ from typing import Literal
 import polars as pl
 
 from atft_model.errors import InputError
+from atft_pipeline.schemas import WHOLE_MARKET
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ FLOW_COLUMNS = (
     Column("published_on", "date", ("published_date", "pub_date"), required=True, past=True),
     Column("first_date", "date", ("start_date", "st_date", "week_start"), required=True),
     Column("last_date", "date", ("end_date", "en_date", "week_end"), required=True),
-    Column("section", "text", ("market", "market_section"), required=True),
+    Column("section", "text", ("market", "market_section")),
     Column("foreign_buy", "number", ("foreigners_purchases", "frgn_buy", "foreigners_buy")),
     Column("foreign_sell", "number", ("foreigners_sales", "frgn_sell", "foreigners_sell")),
     Column("individual_buy", "number", ("individuals_purchases", "ind_buy", "individuals_buy")),
@@ -253,13 +254,15 @@ class FilesSource:
     def raw_investor_flows(self) -> pl.DataFrame:
         """Weekly flows published up to the configured end; no rows without a file.
 
-        Sorted by (published_on, first_date, section).
+        Sorted by (published_on, first_date, section). Rows without a section are of the whole
+        market.
         """
         if self.config.flows is None:
             return _no_rows(FLOW_COLUMNS)
         table = _open_table(self.config.flows, FLOW_COLUMNS)
         frame = self._read_until_end(table, FLOW_FIELDS, "published_on")
         _refuse_early_publication(frame, table)
+        frame = frame.with_columns(pl.col("section").fill_null(WHOLE_MARKET))
         return frame.sort("published_on", "first_date", "section", maintain_order=True)
 
     def _read_until_end(self, table: "_Table", names: tuple[str, ...], public: str) -> pl.DataFrame:

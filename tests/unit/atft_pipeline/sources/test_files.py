@@ -10,6 +10,7 @@ from polars.testing import assert_frame_equal
 
 from atft_model.errors import InputError
 from atft_pipeline import schemas
+from atft_pipeline.schemas import WHOLE_MARKET
 from atft_pipeline.sources.files import FilesConfig, FilesSource
 from atft_pipeline.transforms.adjust import split_adjust
 from atft_pipeline.transforms.targets import forward_returns
@@ -412,6 +413,8 @@ def test_flows_are_mapped_typed_and_in_order(tmp_path: Path) -> None:
     early = source(prices, flows=path, end_date=date(2024, 1, 17)).raw_investor_flows()
     assert early.height == 1
     assert "raw_investor_flows" not in source(prices, flows=path).missing()
+    whole = write(tmp_path / "whole.csv", FLOWS.replace(",Section", ""), WEEK.replace(",Prime", ""))
+    assert source(prices, flows=whole).raw_investor_flows()["section"].to_list() == [WHOLE_MARKET]
 
 
 def test_without_their_files_statements_and_flows_have_no_rows(tmp_path: Path) -> None:
@@ -446,8 +449,8 @@ def test_statements_and_flows_that_cannot_be_used(tmp_path: Path) -> None:
         statements(good.replace("3Q", "Q3"))
     with pytest.raises(InputError, match=r"no rows with disclosed_on up to 2024-01-31; the file"):
         statements(good, end_date=date(2024, 1, 31))
-    with pytest.raises(InputError, match=r"b\.csv: no column for section;"):
-        flows("2024-01-11,2024-01-01,2024-01-05", header="PublishedDate,StartDate,EndDate")
+    with pytest.raises(InputError, match=r"b\.csv: no column for last_date;"):
+        flows("2024-01-11,2024-01-01,Prime", header="PublishedDate,StartDate,Section")
     with pytest.raises(InputError, match=r"published 2024-01-04; .* last_date <= published_on"):
         flows(WEEK.replace("2024-01-11", "2024-01-04"))
     with pytest.raises(InputError, match=r"b\.csv: has columns but no rows"):

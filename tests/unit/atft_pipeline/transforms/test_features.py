@@ -11,8 +11,15 @@ import polars as pl
 import pytest
 
 from atft_model.errors import InputError
-from atft_pipeline.feature_registry import REGISTRY
+from atft_pipeline.feature_registry import REGISTRY as CONTRACT
 from atft_pipeline.transforms.features import Feature, compute_features
+
+REGISTRY = [
+    feature
+    for feature in CONTRACT
+    if not any(need.startswith(("statements", "investor_flows")) for need in feature.needs)
+]
+"""Those of bars, listings and indices; test_fundamentals and test_flows have the others."""
 
 DAYS = 300
 SECTORS = {0: "A", 1: "A", 2: "A", 3: "A", 4: "A", 5: "B", 6: "B", 7: "B", 8: "B", 9: "B", 10: "C"}
