@@ -112,13 +112,14 @@ def _scores(figures: Float[np.ndarray, "figures weeks"]) -> tuple[float, ...]:
     foreign_buy, foreign_sell, individual_buy, individual_sell, total_buy, total_sell = figures
     foreign, individual = foreign_buy - foreign_sell, individual_buy - individual_sell
     total, activity = total_buy - total_sell, total_buy + total_sell
-    smart = _z_scores(foreign) - _z_scores(individual)
+    foreign_z, individual_z = _z_scores(foreign), _z_scores(individual)
+    smart = foreign_z - individual_z
     year = _windows(activity, WEEKS)[-1]
     usual = np.nanmean(year) if np.isfinite(year).sum() >= MIN_WEEKS else np.nan
     return (
-        _z_scores(foreign)[-1],
-        _z_scores(individual)[-1],
-        _z_scores(activity)[-1],
+        foreign_z[-1],
+        individual_z[-1],
+        _z_scores(activity[-WEEKS:])[-1],
         smart[-1],
         smart[-1] - smart[-MOMENTUM_WEEKS:].mean() if len(smart) >= MOMENTUM_WEEKS else np.nan,
         _shock(smart),

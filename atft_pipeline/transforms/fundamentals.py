@@ -28,8 +28,8 @@ def known_statements(statements: pl.DataFrame) -> pl.DataFrame:
         statements: The ``raw_statements`` table.
 
     Returns:
-        One row per row of ``statements``, sorted by ``code`` and ``counts_from`` (the first day on
-        whose close it is known):
+        One row per distinct row of ``statements``, sorted by ``code`` and ``counts_from`` (the
+        first day on whose close it is known):
 
         * ``quarter`` (1 to 4) of the newest period with any actual figure; null before the first;
         * ``sales``, ``operating_profit``, ``net_profit`` (cumulative from the fiscal year's start),
@@ -71,12 +71,16 @@ def known_statements(statements: pl.DataFrame) -> pl.DataFrame:
 
 
 def _in_order(statements: pl.DataFrame) -> pl.DataFrame:
-    """Rows as they became known, with the numbers of their period and of their year's end."""
+    """Rows as they became known, with the numbers of their period and of their year's end.
+
+    A row delivered twice is one disclosure: its forecast does not confirm itself.
+    """
     near_end = pl.col("fiscal_year_end").dt.offset_by("-7d")
     month = near_end.dt.year().cast(pl.Int32) * 12 + near_end.dt.month()
     quarter = pl.col("period").replace_strict(QUARTERS, default=None, return_dtype=pl.Int32)
     return (
-        statements.with_columns(
+        statements.unique(maintain_order=True)
+        .with_columns(
             counts_from=counts_from(pl.col("disclosed_on"), pl.col("disclosed_at")),
             period_number=month * 4 + quarter,
             year_number=month * 4 + 4,

@@ -312,6 +312,13 @@ def test_a_revision_compares_forecasts_of_the_same_year_only() -> None:
     assert list(revision.values()) == [None, pytest.approx(0.2), None, pytest.approx(-0.1)]
 
 
+def test_a_row_delivered_twice_is_one_disclosure() -> None:
+    second = {"forecast_net_profit": 60.0, "disclosed_on": dt.date(2020, 3, 2)}
+    by_date = _one_company({"forecast_net_profit": 50.0}, second, second)
+    revised = by_date[_around(dt.date(2020, 3, 2))[1]]["stmt_rev_fore_np"]
+    assert revised == pytest.approx(0.2)
+
+
 def test_a_moved_fiscal_year_end_has_no_year_before() -> None:
     _, following = _around(dt.date(2020, 2, 10))
     year_ago = {"disclosed_on": dt.date(2019, 2, 8), "fiscal_year_end": dt.date(2018, 12, 31)}
