@@ -57,9 +57,9 @@ def _table(features: Sequence[Feature]) -> str:
 
 
 def _source(needs: Sequence[str]) -> str:
-    """The columns by table: ``prices: turnover, raw_close; listings: shares_outstanding``."""
+    """The columns by table: ``prices: turnover, raw_close; listings: sector``."""
     columns: dict[str, list[str]] = {}
     for need in needs:
-        table, column = need.split(".")
+        table, _, column = need.replace(" or statements.", " or statements: ").partition(".")
         columns.setdefault(table, []).append(column)
     return "; ".join(f"{table}: {', '.join(names)}" for table, names in columns.items())

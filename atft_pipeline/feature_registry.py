@@ -26,7 +26,11 @@ from atft_pipeline.transforms.features import Feature, Group, Normalizer
 CLOSES = ("prices.close",)
 RANGE = ("prices.high", "prices.low", "prices.close")
 VOLUME = ("prices.volume",)
-SHARES = ("prices.turnover", "prices.raw_close", "listings.shares_outstanding")
+SHARES = (
+    "prices.turnover",
+    "prices.raw_close",
+    "listings.shares_outstanding or statements.shares_outstanding",
+)
 SECTOR = ("prices.close", "listings.sector")
 FOREIGN = ("investor_flows.foreign_buy", "investor_flows.foreign_sell")
 INDIVIDUAL = ("investor_flows.individual_buy", "investor_flows.individual_sell")
@@ -301,7 +305,7 @@ CORE: tuple[Feature, ...] = (
     _volume_ratio(20),
     _price(
         "turnover_rate",
-        "(turnover / raw_close) / shares_outstanding, in the day's own units of shares",
+        "(turnover / raw_close) / shares_outstanding of the newest statement, else of the listing",
         1,
         liquidity.turnover_rate(
             pl.col("turnover"), pl.col("raw_close"), pl.col("shares_outstanding")
@@ -624,7 +628,11 @@ def unmet_needs(
         registry: Whose needs to look up.
     """
     needs = {need for feature in registry for need in feature.needs}
-    return {need for need in needs if not _is_met(tables, *need.split("."))}
+    return {
+        need
+        for need in needs
+        if not any(_is_met(tables, *column.split(".")) for column in need.split(" or "))
+    }
 
 
 def _is_met(tables: Mapping[str, pl.DataFrame], table: str, column: str) -> bool:

@@ -297,8 +297,9 @@ class FilesSource:
             ("raw_investor_flows", self.config.flows, FLOW_COLUMNS),
         ):
             if path is not None:
-                has.add(table)
-                unused[path.name] = _open_table(path, wanted).unused
+                opened = _open_table(path, wanted)
+                has |= {table, *({"shares_outstanding"} & set(opened.columns))}
+                unused[path.name] = opened.unused
         reasons = {name: reason for name, reason in LACKS.items() if name not in has}
         if survivors := self._survivors_only():
             reasons["delisted_stocks"] = survivors

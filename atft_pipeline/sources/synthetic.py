@@ -354,6 +354,10 @@ def _company(stocks: _Stocks, calendar: list[dt.date]) -> Company:
         codes=stocks.codes,
         market_value=stocks.market_value,
         shares=stocks.shares,
+        split_date=np.where(
+            stocks.split_day >= 0, days[stocks.split_day], np.datetime64("NaT", "D")
+        ),
+        split_factor=stocks.split_factor,
         first_date=days[stocks.first_day],
         last_date=days[stocks.last_day],
         is_new=stocks.first_day > 0,

@@ -52,7 +52,8 @@ class Company:
 
     Attributes:
         market_value: Currency; companies sell about as much a year as they are worth.
-        shares: Outstanding.
+        shares: Outstanding before any split.
+        split_date: NaT where there is none; from it on there are shares over split_factor.
         first_date: First trading date; nothing is disclosed before it where ``is_new``.
         last_date: Last trading date.
         is_new: Listed during the calendar, not before it.
@@ -61,9 +62,15 @@ class Company:
     codes: npt.NDArray[np.str_]
     market_value: Floats
     shares: Floats
+    split_date: Days
+    split_factor: Floats
     first_date: Days
     last_date: Days
     is_new: Bools
+
+    def shares_on(self, day: Days) -> Floats:
+        """Shares outstanding, in shares of each company's day."""
+        return np.where(day >= self.split_date, self.shares / self.split_factor, self.shares)
 
 
 @dataclass(frozen=True)
@@ -247,7 +254,7 @@ def _fiscal_year(rng: np.random.Generator, rows: _Rows, plan: _Plan, year: int) 
         day = _weekday(rows.period_end(year, quarter) + rng.integers(28, 56 if last else 50, count))
         minute = _minutes(rng, count)
         figures = _actuals(rng, plan, quarter) | ({} if last else _forecasts(rng, plan))
-        figures |= {"shares_outstanding": rows.company.shares}
+        figures |= {"shares_outstanding": rows.company.shares_on(rows.period_end(year, quarter))}
         for name in figures:
             figures[name] = np.where(rng.random(count) < MISSING_SHARE, np.nan, figures[name])
         rows.add(everyone, day, minute, year, period, "statement", figures, surprise)

@@ -33,14 +33,16 @@ class Feature:
         group: Where it stands in the docs.
         scope: What it is one value of: a stock, the whole market, a sector or a market section,
             each by date, or a company's statement, held until the next.
-        needs: Source columns without which it cannot be computed, as ``table.column``.
+        needs: Source columns without which it cannot be computed, as ``table.column``, or several
+            of which one is enough, separated by " or ".
         lookback: Bars of its own series that a value reads, today included. Trailing-year
             statistics start earlier, and recursive averages read all bars before too; their
             formula says so. Of flows and statements: trading days that the figures reach back.
         normalizer: ``cross_section`` (among the date's stocks), ``time_series`` (by statistics of
             the training dates), or ``none`` (flags and masks: 0 or 1).
         expression: Applied to the series in date order. By scope it may read: *stock*, run over
-            each code: the columns of ``prices``, ``return_1d``, ``shares_outstanding``,
+            each code: the columns of ``prices``, ``return_1d``, ``shares_outstanding`` (of the
+            newest statement, else of the listing),
             ``market_return_1d``, ``market_return_5d``, ``market_gap_5_20``, ``sector_return_1d``,
             ``sector_members``, and trading days since the newest ``statement_days`` and
             ``flow_days``, with ``statement_quarter``; *market*: ``level``, ``return_1d``; *sector*,
@@ -121,7 +123,9 @@ def compute_features(
     }
     if statements is not None and not statements.is_empty():
         values, newest = _of_statements(bars, statements, features, calendar)
-        by_scope["statement"], bars = values, bars.hstack(newest)
+        shares = pl.coalesce("statement_shares", "shares_outstanding")
+        by_scope["statement"] = values
+        bars = bars.hstack(newest).with_columns(shares_outstanding=shares)
     if flows is not None and not flows.is_empty():
         values, newest = _of_flows(bars, flows, features, calendar)
         by_scope["section"], bars = values, bars.hstack(newest)
@@ -154,7 +158,7 @@ def _beside_market_and_sector(
 def _of_statements(
     bars: pl.DataFrame, statements: pl.DataFrame, features: Sequence[Feature], calendar: pl.Series
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Statement features on every bar until they are stale, and what the masks read."""
+    """Statement features on every bar until they are stale, and what stock features read."""
     known = fundamentals.known_statements(statements)
     newest = newest_known(bars, known, by="code")
     days = trading_day_numbers(bars["date"], calendar) - (
@@ -162,7 +166,11 @@ def _of_statements(
     )
     values = _evaluate(known, features, "statement").select(pl.all().gather(newest))
     believed = (days <= fundamentals.STALE_DAYS).fill_null(False)
-    columns = {"statement_days": days, "statement_quarter": known["quarter"].gather(newest)}
+    columns = {
+        "statement_days": days,
+        "statement_quarter": known["quarter"].gather(newest),
+        "statement_shares": known["shares_outstanding"].gather(newest),
+    }
     return values.select(pl.when(believed).then(pl.all())), pl.DataFrame(columns)
 
 

@@ -38,7 +38,8 @@ def known_statements(statements: pl.DataFrame) -> pl.DataFrame:
           whole fiscal year), as known now;
         * ``forecast_operating_profit``, ``forecast_net_profit`` for that period's fiscal year;
         * ``newest_`` and ``previous_`` of both: the newest forecast of any fiscal year, and the one
-          before it for the same fiscal year.
+          before it for the same fiscal year;
+        * ``shares_outstanding``: the newest figure, in shares of its own day.
 
         Null where never disclosed.
     """
@@ -57,6 +58,7 @@ def known_statements(statements: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(
         [
             rows.select("code", "counts_from"),
+            rows.select(pl.col("shares_outstanding").forward_fill().over("code")),
             newest.select(quarter=pl.col("newest") - year_end + 4),
             _looked_up(newest, pl.col("newest"), reports, "period_number", ACTUALS),
             _looked_up(newest, pl.col("newest") - YEAR, reports, "period_number", ACTUALS)

@@ -15,6 +15,7 @@ from atft_pipeline.feature_registry import (
     unmet_needs,
 )
 
+SHARES = "listings.shares_outstanding or statements.shares_outstanding"
 CONTRACT = {
     "core": """
         returns_1d, returns_5d, log_returns_1d, volatility_5d, volatility_20d, ema_5, ema_20,
@@ -78,8 +79,8 @@ def test_flags_and_masks_are_left_as_they_are() -> None:
 
 
 def test_features_without_their_source_are_left_out_with_the_reason() -> None:
-    kept, left_out = available_features({"listings.sector", "listings.shares_outstanding"})
-    assert left_out["turnover_rate"] == "the source has no listings.shares_outstanding"
+    kept, left_out = available_features({"listings.sector", SHARES})
+    assert left_out["turnover_rate"] == f"the source has no {SHARES}"
     assert set(left_out) == {
         "turnover_rate",
         "sec_mom_20",
@@ -116,11 +117,12 @@ def test_needs_are_unmet_by_absent_tables_absent_columns_and_empty_columns() -> 
     )
     listings = pl.DataFrame({"sector": ["a", None], "shares_outstanding": [None, None]})
     tables = {"prices": prices, "listings": listings}
-    shares = "listings.shares_outstanding"
-    assert unmet_needs(tables, ours) == {shares}
-    assert unmet_needs({"prices": prices}, ours) == {"listings.sector", shares}
+    assert unmet_needs(tables, ours) == {SHARES}
+    statements = pl.DataFrame({"shares_outstanding": [None, 5.0]})
+    assert unmet_needs(tables | {"statements": statements}, ours) == set(), "one is enough"
+    assert unmet_needs({"prices": prices}, ours) == {"listings.sector", SHARES}
     assert unmet_needs(tables | {"prices": prices.drop("volume")}, ours) == {
-        shares,
+        SHARES,
         "prices.volume",
     }
     no_rows = {"statements": pl.DataFrame(schema={"sales": pl.Float64})}

@@ -399,6 +399,9 @@ def test_statements_are_mapped_typed_and_in_order(tmp_path: Path) -> None:
     assert read["operating_profit"].to_list() == [30.0, None, None]
     assert read["forecast_sales"].null_count() == 3, "the file has no such column"
     assert "raw_statements" not in source(prices, statements=path).missing()
+    assert "shares_outstanding" in source(prices, statements=path).missing()
+    with_shares = write(tmp_path / "s.csv", "code,disclosed_on,fiscal_year_end,shares_out")
+    assert "shares_outstanding" not in source(prices, statements=with_shares).missing()
 
 
 def test_flows_are_mapped_typed_and_in_order(tmp_path: Path) -> None:

@@ -365,6 +365,19 @@ def test_statements_have_corrections_revisions_missing_items_and_stocks_without(
     assert revisions["forecast_operating_profit"].null_count() < revisions.height
 
 
+def test_statements_count_shares_after_a_split(market: SyntheticMarket) -> None:
+    splits = market.raw_prices().filter(pl.col("adjustment_factor") != 1.0)
+    around = market.raw_statements().drop_nulls("shares_outstanding").join(
+        splits.select("code", "date", "adjustment_factor"), on="code"
+    )  # fmt: skip
+    shares = around.group_by("code").agg(
+        before=pl.col("shares_outstanding").first(), after=pl.col("shares_outstanding").last(),
+        factor=pl.col("adjustment_factor").first(),
+    )  # fmt: skip
+    assert shares.height > 8
+    assert (shares["after"] * shares["factor"] / shares["before"] - 1.0).abs().max() < 1e-4
+
+
 def test_no_company_discloses_before_its_listing_or_after_its_end(market: SyntheticMarket) -> None:
     listed = market.raw_statements().join(market.raw_listings(), on="code")
     opening = market.raw_prices()["date"].min()

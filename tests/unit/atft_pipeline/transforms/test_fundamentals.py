@@ -319,6 +319,23 @@ def test_a_row_delivered_twice_is_one_disclosure() -> None:
     assert revised == pytest.approx(0.2)
 
 
+def test_shares_outstanding_are_the_newest_statements_else_the_listings() -> None:
+    statements = STATEMENTS.clear().vstack(STATEMENTS.filter(pl.col("code") == "A").head(1))
+    statements = statements.with_columns(
+        disclosed_on=dt.date(2020, 2, 10), disclosed_at=dt.time(16), shares_outstanding=4e6
+    )
+    rate = [feature for feature in REGISTRY if feature.name == "turnover_rate"]
+    table = features_of(PRICES, statements, rate)
+    late = (pl.col("code") == "A") & (pl.col("date") > dt.date(2020, 2, 10))
+    traded = 1e5 / 10.0  # turnover over raw close, the same on every bar
+    assert set(table.filter(late)["turnover_rate"]) == {
+        pl.Series([traded / 4e6], dtype=pl.Float32)[0]
+    }
+    assert set(table.filter(~late)["turnover_rate"]) == {
+        pl.Series([traded / 1e6], dtype=pl.Float32)[0]
+    }
+
+
 def test_a_moved_fiscal_year_end_has_no_year_before() -> None:
     _, following = _around(dt.date(2020, 2, 10))
     year_ago = {"disclosed_on": dt.date(2019, 2, 8), "fiscal_year_end": dt.date(2018, 12, 31)}
