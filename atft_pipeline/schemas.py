@@ -92,6 +92,62 @@ _FINITE = pa.Check.in_range(
 _HORIZONS = {
     f"target_{days}d": pa.Column(pl.Float64, _FINITE, nullable=True) for days in (1, 5, 10, 20)
 }
+RAW_STATEMENTS = _table(
+    "raw_statements",
+    _columns(
+        required={"code": pl.String, "disclosed_on": pl.Date},
+        nullable={
+            "disclosed_at": pl.Time,
+            "fiscal_year_end": pl.Date,
+            "period": pl.String,
+            "document": pl.String,
+            "sales": pl.Float64,
+            "operating_profit": pl.Float64,
+            "net_profit": pl.Float64,
+            "total_assets": pl.Float64,
+            "equity": pl.Float64,
+            "forecast_sales": pl.Float64,
+            "forecast_operating_profit": pl.Float64,
+            "forecast_net_profit": pl.Float64,
+            "shares_outstanding": pl.Float64,
+        },
+    ),
+)
+"""Disclosures as made, corrections and forecast revisions included; one row each, no unique key.
+
+``disclosed_at`` is exchange-local; null counts as after the close. ``period`` is 1Q, 2Q, 3Q or FY;
+sales and profits are cumulative from the fiscal year's start to the period's end, forecasts are for
+the full fiscal year that ends on ``fiscal_year_end``. A forecast revision has forecasts only.
+"""
+
+RAW_INVESTOR_FLOWS = _table(
+    "raw_investor_flows",
+    _columns(
+        required={
+            "published_on": pl.Date,
+            "first_date": pl.Date,
+            "last_date": pl.Date,
+            "section": pl.String,
+        },
+        nullable={
+            "foreign_buy": pl.Float64,
+            "foreign_sell": pl.Float64,
+            "individual_buy": pl.Float64,
+            "individual_sell": pl.Float64,
+            "total_buy": pl.Float64,
+            "total_sell": pl.Float64,
+        },
+    ),
+)
+"""Value traded by investor type over ``first_date`` to ``last_date`` (a week), per market section.
+
+Sections are named as ``raw_listings`` names markets, and do not overlap (no totals among them); a
+source that has the whole market only calls it ``WHOLE_MARKET``. A period may be published again
+with corrections.
+"""
+
+WHOLE_MARKET = "ALL"
+
 
 PLANTED_RETURN = _table(
     "planted_return", _columns(required={"date": pl.Date, "code": pl.String}) | _HORIZONS, KEY

@@ -48,13 +48,21 @@ def features(
     prices: pl.DataFrame,
     raw_listings: pl.DataFrame,
     raw_indices: pl.DataFrame,
+    raw_statements: pl.DataFrame,
+    raw_investor_flows: pl.DataFrame,
 ) -> Iterator[Any]:
     """Computes every feature that the source's tables allow."""
-    kept, left_out = available_features(unmet_needs({"prices": prices, "listings": raw_listings}))
+    tables = {
+        "prices": prices, "listings": raw_listings, "statements": raw_statements,
+        "investor_flows": raw_investor_flows,
+    }  # fmt: skip
+    kept, left_out = available_features(unmet_needs(tables))
     market = index_name(raw_indices) or "derived: equal-weighted return of the universe"
     context.log.info(f"{len(kept)} features; left out: {', '.join(left_out) or 'none'}")
     context.log.info(f"market series: {market}")
-    frame = compute_features(prices, raw_listings, raw_indices, kept)
+    frame = compute_features(
+        prices, raw_listings, raw_indices, kept, raw_statements, raw_investor_flows
+    )
     metadata = {
         "features": len(kept),
         "market_series": market,

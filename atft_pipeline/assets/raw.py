@@ -10,7 +10,13 @@ from atft_pipeline.checks.outcome import markdown_table, spec, verdicts
 from atft_pipeline.checks.tables import contract_holds
 from atft_pipeline.failures import plain_failures
 from atft_pipeline.resources import Market
-from atft_pipeline.schemas import RAW_INDICES, RAW_LISTINGS, RAW_PRICES
+from atft_pipeline.schemas import (
+    RAW_INDICES,
+    RAW_INVESTOR_FLOWS,
+    RAW_LISTINGS,
+    RAW_PRICES,
+    RAW_STATEMENTS,
+)
 from atft_pipeline.storage import Storage
 
 CONTRACT = "Columns, types and keys are those that the next step expects."
@@ -88,4 +94,32 @@ def raw_indices(market: Market, storage: Storage) -> Iterator[Any]:
     yield from verdicts("raw_indices", [contract_holds(frame, RAW_INDICES)], frame, {}, storage)
 
 
-ASSETS = [raw_prices, raw_listings, raw_indices]
+@dg.asset(
+    group_name="raw", kinds={"polars", "parquet"}, output_required=False,
+    check_specs=_contract("raw_statements"),
+    description="Company disclosures as made; no rows where the source has none.",
+)  # fmt: skip
+@plain_failures
+def raw_statements(market: Market) -> Iterator[Any]:
+    """Reads statements, forecasts and their corrections."""
+    frame = market.build().raw_statements()
+    metadata = {"companies": frame["code"].n_unique()}
+    yield from verdicts("raw_statements", [contract_holds(frame, RAW_STATEMENTS)], frame, metadata)
+
+
+@dg.asset(
+    group_name="raw", kinds={"polars", "parquet"}, output_required=False,
+    check_specs=_contract("raw_investor_flows"),
+    description="Weekly value traded by investor type and section; no rows where there is none.",
+)  # fmt: skip
+@plain_failures
+def raw_investor_flows(market: Market) -> Iterator[Any]:
+    """Reads investor flows."""
+    frame = market.build().raw_investor_flows()
+    metadata = {"sections": ", ".join(frame["section"].unique().sort())}
+    yield from verdicts(
+        "raw_investor_flows", [contract_holds(frame, RAW_INVESTOR_FLOWS)], frame, metadata
+    )
+
+
+ASSETS = [raw_prices, raw_listings, raw_indices, raw_statements, raw_investor_flows]
