@@ -137,7 +137,7 @@ LISTINGS = _Feed(
 )  # fmt: skip
 STATEMENTS = _Feed(
     "statements", tables.STATEMENTS,
-    lambda client, day, _: client.get_fin_summary(date_yyyymmdd=str(day)), "DiscDate",
+    lambda client, day, _: client.get_fin_summary_cursor(date_yyyymmdd=str(day))[0], "DiscDate",
 )  # fmt: skip
 TOPIX = _Feed(
     "topix", tables.INDEX,
@@ -377,14 +377,14 @@ class _Sync:
         if before and before.rows:
             old = cache.read([part])
             if rows.is_empty():
-                logger.warning("J-Quants %s %s: empty now; the rows are kept", feed.name, part.name)
+                logger.warning("J-Quants %s %s: empty now; the rows are kept", feed.name, part)
                 rows = old
             elif not rows.equals(old):
-                logger.info("J-Quants %s %s: new or corrected rows", feed.name, part.name)
+                logger.info("J-Quants %s %s: new or corrected rows", feed.name, part)
         elif rows.is_empty() and feed is BARS and self._settled(part, self.now):
             logger.warning(
                 "J-Quants bars: none on %s, a trading day in the calendar; it is not asked for "
-                "again", part.name,
+                "again", part,
             )  # fmt: skip
         cache.store(part, rows, self._kept(part, answer.complete, rows))
 

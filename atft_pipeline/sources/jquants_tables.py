@@ -118,9 +118,9 @@ def raw_prices(bars: pl.DataFrame) -> pl.DataFrame:
     no row for it, and neither has this table, except where a split falls on such a day: its factor
     must not be lost.
     """
-    traded = pl.any_horizontal(pl.col("O", "H", "L", "C", "Vo").is_not_null())
+    traded = pl.any_horizontal(pl.col("O", "H", "L", "C").is_not_null()) | (pl.col("Vo") > 0)
     return (
-        bars.filter(traded | (pl.col("AdjFactor") != 1))
+        bars.filter(traded.fill_null(False) | (pl.col("AdjFactor") != 1))
         .select(
             pl.col("Date").alias("date"),
             pl.col("Code").alias("code"),

@@ -19,11 +19,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Part:
-    """What is asked for and kept as one; both dates are included. The name is the file's."""
+    """What is asked for and kept as one; both dates are included.
+
+    ``name`` is that of the file in the cache's folder, without its ending.
+    """
 
     name: str
     first: dt.date
     last: dt.date
+
+    def __str__(self) -> str:
+        return self.name.rpartition("/")[2]
 
 
 @dataclass(frozen=True)

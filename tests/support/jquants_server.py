@@ -35,12 +35,16 @@ class Vendor:
     """The server's data, faults and memory of what was asked for; used as a context manager."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every request, fault and correction."""
         self.calendar = calendar()
         self.published_until = date(2024, 2, 20)
         self.window: tuple[date, date] | None = None  # what the plan covers
         self.not_in_plan: set[str] = set()
         self.corrections: dict[tuple[date, str], Row] = {}
-        self.page_size = 2
+        self.page_size = 1000
         self.faults: list[Fault] = []
         self.asked: list[str] = []  # path and parameters, without paging
         self.requests = 0
@@ -80,7 +84,14 @@ class Vendor:
         close = 1000.0 + int(code) % 97 + day.toordinal() % 13
         factor = 0.5 if (code, day) in (("72030", SPLIT_DAY), ("99840", SPLIT_DAY)) else 1.0
         traded = not (code == "99840" and day in (SPLIT_DAY, date(2024, 1, 10)))
-        values = {"O": close - 1, "H": close + 2, "L": close - 3, "C": close, "Vo": 100.0, "Va": 1e5}
+        values = {
+            "O": close - 1,
+            "H": close + 2,
+            "L": close - 3,
+            "C": close,
+            "Vo": 100.0,
+            "Va": 1e5,
+        }
         raw = values if traded else dict.fromkeys(values)
         adjusted = {f"Adj{name}": 7e9 for name in "OHLC"} | {"AdjVo": 7e9}
         flags = {"UL": "1" if code == "13010" else "0", "LL": "0"}
@@ -188,6 +199,7 @@ class Vendor:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else every answer waits 40 ms
     vendor: Vendor
 
     def log_message(self, format: str, *args: object) -> None:
@@ -229,7 +241,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def reply(
-    handler: BaseHTTPRequestHandler, status: int, body: object, headers: dict[str, str] | None = None
+    handler: BaseHTTPRequestHandler,
+    status: int,
+    body: object,
+    headers: dict[str, str] | None = None,
 ) -> None:
     """A whole answer in JSON."""
     content = json.dumps(body).encode()
