@@ -30,6 +30,13 @@ def raw_prices(
     context: dg.AssetExecutionContext, market: Market, storage: Storage
 ) -> Iterator[Any]:
     """Reads bars, notes once what the source lacks, and keeps a planted return beside them."""
+    with storage.one_run_at_a_time("raw_prices"):
+        yield from _raw_prices(context, market, storage)
+
+
+def _raw_prices(
+    context: dg.AssetExecutionContext, market: Market, storage: Storage
+) -> Iterator[Any]:
     source = market.build()
     frame = source.raw_prices()
     gaps = source.missing()
@@ -62,10 +69,11 @@ def raw_prices(
     description="One row per stock: sector, market, first and last trading date where known.",
 )  # fmt: skip
 @plain_failures
-def raw_listings(market: Market) -> Iterator[Any]:
+def raw_listings(market: Market, storage: Storage) -> Iterator[Any]:
     """Reads listings; a source without any derives what the bars say."""
-    frame = market.build().raw_listings()
-    yield from verdicts("raw_listings", [contract_holds(frame, RAW_LISTINGS)], frame, {})
+    with storage.one_run_at_a_time("raw_listings"):
+        frame = market.build().raw_listings()
+        yield from verdicts("raw_listings", [contract_holds(frame, RAW_LISTINGS)], frame, {})
 
 
 @dg.asset(
@@ -74,10 +82,11 @@ def raw_listings(market: Market) -> Iterator[Any]:
     description="Index closes; no rows where the source has none (the market is then derived).",
 )  # fmt: skip
 @plain_failures
-def raw_indices(market: Market) -> Iterator[Any]:
+def raw_indices(market: Market, storage: Storage) -> Iterator[Any]:
     """Reads index closes."""
-    frame = market.build().raw_indices()
-    yield from verdicts("raw_indices", [contract_holds(frame, RAW_INDICES)], frame, {})
+    with storage.one_run_at_a_time("raw_indices"):
+        frame = market.build().raw_indices()
+        yield from verdicts("raw_indices", [contract_holds(frame, RAW_INDICES)], frame, {})
 
 
 ASSETS = [raw_prices, raw_listings, raw_indices]

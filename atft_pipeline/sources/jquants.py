@@ -321,15 +321,17 @@ class _Sync:
 
         New: never answered, or not for all the dates that are wanted now. Final: answered in full
         ``settle_days`` after its last date or later, an empty answer included, which is a date on
-        which the vendor has nothing. Else it may grow or be corrected, and is asked for again: at
-        once if it was empty, otherwise when the answer is older than ``recheck_minutes``.
+        which the vendor has nothing. Else it may grow or be corrected, and is asked for again when
+        the answer is older than ``recheck_minutes``; an empty today, which may just not be out
+        yet, at once.
         """
         if kept is None or part.first < kept.first or part.last > kept.last:
             return True
         if kept.complete and self._settled(part, kept.fetched):
             return False
-        age = self.now - kept.fetched
-        return kept.rows == 0 or age >= dt.timedelta(minutes=self.config.recheck_minutes)
+        if kept.rows == 0 and part.last == _in_tokyo(self.now):
+            return True
+        return self.now - kept.fetched >= dt.timedelta(minutes=self.config.recheck_minutes)
 
     def _settled(self, part: Part, fetched: dt.datetime) -> bool:
         return (_in_tokyo(fetched) - part.last).days >= self.config.settle_days

@@ -96,13 +96,13 @@ def _parsed(name: str, dtype: type[pl.DataType]) -> pl.Expr:
 
 
 def _refuse_unparsed(table: pl.DataFrame, typed: pl.DataFrame, what: str) -> None:
-    for name in typed.columns:
-        lost = table.filter(typed[name].is_null() & table[name].is_not_null())
-        if not lost.is_empty():
-            raise InputError(
-                f"J-Quants {what}: column {name} holds {lost[name][0]!r}; expected "
-                f"{typed.schema[name]}; report it to the vendor, or leave the day out"
-            )
+    blank, lost = table.null_count().row(0, named=True), typed.null_count().row(0, named=True)
+    for name in (name for name in typed.columns if lost[name] > blank[name]):
+        value = table.filter(typed[name].is_null())[name].drop_nulls()[0]
+        raise InputError(
+            f"J-Quants {what}: column {name} holds {value!r}; expected {typed.schema[name]}; "
+            "report it to the vendor, or leave the day out by start_date or end_date"
+        )
 
 
 def open_days(calendar: pl.DataFrame) -> list[dt.date]:

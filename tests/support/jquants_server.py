@@ -208,10 +208,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         vendor, address = self.vendor, urlsplit(self.path)
         path, params = address.path.removeprefix("/v2"), dict(parse_qsl(address.query))
-        start = int(params.pop("pagination_key", 0))
+        key = params.pop("pagination_key", "0")
+        start = int(key) if key.isdigit() else 0
         asked = path + "".join(f" {name}={value}" for name, value in params.items())
         vendor.requests += 1
-        if not start:
+        if key == "0":
             vendor.asked.append(asked)
         vendor.on_request(vendor.requests)
         if vendor.faults and vendor.faults.pop(0)(self):
