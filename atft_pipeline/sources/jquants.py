@@ -23,8 +23,8 @@ from atft_model.config import setting
 from atft_model.errors import InputError
 from atft_pipeline.sources import jquants_tables as tables
 from atft_pipeline.sources.jquants_plan import (
-    NO_TABLE,
     PLANS,
+    WITHOUT,
     NotInPlanError,
     OutsidePlanError,
     Window,
@@ -171,7 +171,10 @@ class JQuantsSource:
         self.config = config
         self.clock = clock or SystemClock()
         self.window = Window()
-        self.lacks = dict(PLANS[config.plan].lacks)
+        self.lacks = {
+            table: f"{WITHOUT[table]} (ATFT_JQUANTS_PLAN is {config.plan})"
+            for table in PLANS[config.plan].lacks
+        }
 
     def raw_prices(self) -> pl.DataFrame:
         """Raw bars of the stocks that traded, with the factor of a split on its first day.
@@ -400,7 +403,7 @@ class _Sync:
                 "check the plan on the J-Quants dashboard"
             )
         logger.warning("J-Quants %s: %s", feed.name, message)
-        self.source.lacks[feed.raw_table] = NO_TABLE[feed.raw_table]
+        self.source.lacks[feed.raw_table] = f"{WITHOUT[feed.raw_table]} (J-Quants: {message})"
 
     def _cache(self, feed: _Feed) -> PartCache:
         return PartCache(self.config.cache / feed.name, feed.columns)

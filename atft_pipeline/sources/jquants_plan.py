@@ -1,25 +1,25 @@
 """What a J-Quants plan allows: pace, dates and tables, and how the API says that it does not."""
 
 import datetime as dt
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan's pace, and the raw tables that it lacks with what that means for the run."""
+    """A plan's pace, and the raw tables that it lacks."""
 
     requests_per_minute: int
-    lacks: dict[str, str] = field(default_factory=dict)
+    lacks: tuple[str, ...] = ()
 
 
-NO_TABLE = {
-    "raw_indices": "the plan has no index: the market series is the equal-weighted return of the "
-    "universe",
-    "raw_investor_flows": "the plan has no investor flows: flow features are left out",
+WITHOUT = {
+    "raw_indices": "no index: the market series is the equal-weighted return of the universe",
+    "raw_investor_flows": "no investor flows: flow features are left out",
 }
+"""What it means for the run that a plan lacks a table."""
 
 PLANS = {
-    "free": Plan(5, NO_TABLE),
+    "free": Plan(5, ("raw_indices", "raw_investor_flows")),
     "light": Plan(60),
     "standard": Plan(120),
     "premium": Plan(500),

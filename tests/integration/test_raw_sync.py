@@ -66,6 +66,7 @@ def vendor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Vendor]:
         at_home = functools.partial(JQuantsConfig, base_url=vendor.url, attempts=1)
         monkeypatch.setattr(resources, "JQuantsConfig", at_home)
         monkeypatch.setenv("JQUANTS_API_KEY", f"{KEY}\n")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
         yield vendor
 
 

@@ -77,8 +77,9 @@ def server() -> Iterator[Vendor]:
 
 
 @pytest.fixture
-def vendor(server: Vendor) -> Vendor:
-    """The server as good as new."""
+def vendor(server: Vendor, monkeypatch: pytest.MonkeyPatch) -> Vendor:
+    """The server as good as new, reached directly."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     server.reset()
     return server
 
@@ -456,7 +457,10 @@ def test_a_table_that_the_plan_turns_out_to_lack_is_named(
     market = source(vendor, tmp_path)
     assert "raw_investor_flows" not in market.missing()
     assert market.raw_investor_flows().is_empty()
-    assert "flow features are left out" in market.missing()["raw_investor_flows"]
+    assert market.missing()["raw_investor_flows"] == (
+        "no investor flows: flow features are left out (J-Quants: This API is not available on "
+        "your subscription.)"
+    )
     assert "not available on your subscription" in caplog.text
 
 
