@@ -43,6 +43,7 @@ class Vendor:
         self.published_until = date(2024, 2, 20)
         self.window: tuple[date, date] | None = None  # what the plan covers
         self.not_in_plan: set[str] = set()
+        self.late: set[tuple[date, str]] = set()  # bars that are not out yet
         self.corrections: dict[tuple[date, str], Row] = {}
         self.page_size = 1000
         self.faults: list[Fault] = []
@@ -72,7 +73,7 @@ class Vendor:
     def bars(self, day: date) -> list[Row]:
         if day not in self.open_days(self.published_until) or day == EMPTY_DAY:
             return []
-        rows = [self._bar(day, code) for code in self.codes(day)]
+        rows = [self._bar(day, code) for code in self.codes(day) if (day, code) not in self.late]
         return [row | self.corrections.get((day, row["Code"]), {}) for row in rows]
 
     def codes(self, day: date) -> list[str]:

@@ -167,7 +167,7 @@ def test_daily_listings_ask_for_the_list_of_every_date(vendor: Vendor, tmp_path:
 
 
 def test_a_stock_in_the_newest_list_is_not_delisted(vendor: Vendor, tmp_path: Path) -> None:
-    vendor.published_until = date(2024, 2, 19)  # the list of the 20th is out, its bars are not
+    vendor.late = {(date(2024, 2, 20), "13010")}  # the other stocks' bars are out
     frame = source(vendor, tmp_path).raw_listings()
     assert frame.filter(pl.col("delisted_on").is_not_null())["code"].to_list() == ["11110"]
 
@@ -410,10 +410,11 @@ def test_spans_are_cut_to_the_plan_and_asked_for_again_when_it_grows(
     vendor: Vendor, tmp_path: Path
 ) -> None:
     vendor.window = (date(2024, 1, 22), date(2024, 2, 13))
-    frame = source(vendor, tmp_path).raw_indices()
+    long_after = EVENING + timedelta(days=400)
+    frame = source(vendor, tmp_path, long_after).raw_indices()
     assert (frame["date"].min(), frame["date"].max()) == vendor.window
     vendor.window = None
-    frame = source(vendor, tmp_path, EVENING + timedelta(days=400)).raw_indices()
+    frame = source(vendor, tmp_path, long_after + timedelta(hours=2)).raw_indices()
     assert (frame["date"].min(), frame["date"].max()) == (date(2024, 1, 4), date(2024, 2, 20))
 
 
@@ -650,6 +651,15 @@ def test_the_key_is_in_no_log_no_file_and_no_error(
     assert KEY not in repr(market) + repr(market.config) + str(market.config) + str(vars(market))
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or KEY.encode() not in path.read_bytes()
+
+
+def test_the_clients_own_configuration_is_not_read(
+    vendor: Vendor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jquants-api.toml").write_text("[jquants-api-client]\napi_key = 'another\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JQUANTS_API_KEY", "another")
+    assert source(vendor, tmp_path / "cache").raw_indices().height == 32
 
 
 def test_the_file_search_would_find_the_key(tmp_path: Path) -> None:
