@@ -276,7 +276,7 @@ class _Sync:
         part = Part("calendar", start, self.end)
         kept = cache.kept(part)
         known = cache.read([part]) if kept else pl.DataFrame(schema=tables.CALENDAR)
-        answer = self._ask(CALENDAR, part) if self._is_due(kept, part) else None
+        answer = self._ask(CALENDAR, part) if self._is_due(kept, part, self.end) else None
         if answer:
             known = pl.concat([known, answer.rows]).unique("Date", keep="last")
             cache.store(part, known, self._kept(part, answer.complete, known))
@@ -294,17 +294,25 @@ class _Sync:
         """Asks for the parts that are due, oldest first, and reads all that are kept."""
         cache = self._cache(feed)
         cache.remove_leftovers()
-        due = [part for part in parts if self._is_due(cache.kept(part), part)]
+        kept = {part: cache.kept(part) for part in parts}
+        newest = max((part.last for part, was in kept.items() if was and was.rows),
+                     default=dt.date.min)  # fmt: skip
+        due = [part for part, was in kept.items() if self._is_due(was, part, newest)]
         progress = _Progress(feed.name, len(due), len(parts), self.source)
+        empty: list[Part] = []
         for part in due:
             try:
                 answer = self._ask(feed, part)
             except NotInPlanError as refusal:
                 self._note_lack(feed, str(refusal))
                 break
-            if answer:
-                self._store(feed, part, answer)
             progress.step(asked=answer is not None)
+            if answer and self._store(feed, part, answer):
+                newest = max(newest, part.last)
+            elif answer:
+                empty.append(part)
+        if feed is BARS:
+            self._say_closed([part for part in empty if part.last < newest])
         rows = cache.read(parts, columns)
         if feed.dated_by is None:
             return rows
@@ -319,18 +327,24 @@ class _Sync:
             dict(zip(markets["Mkt"], markets["MktNmEn"], strict=True)),
         )
 
-    def _is_due(self, kept: Kept | None, part: Part) -> bool:
+    def _is_due(self, kept: Kept | None, part: Part, newest: dt.date) -> bool:
         """Whether the part must be asked for: the one rule of the incremental sync.
 
         New: never answered, or not for all the dates that are wanted now. Final: answered in full
-        ``settle_days`` after its last date or later, an empty answer included, which is a date on
-        which the vendor has nothing. Else it may grow or be corrected, and is asked for again when
-        the answer is older than ``recheck_minutes``; an empty today, which may just not be out
-        yet, at once.
+        ``settle_days`` after its last date or later. An empty answer is believed once a later date
+        has rows: until then the vendor may be late, not closed. Else the part may grow or be
+        corrected, and is asked for again when the answer is older than ``recheck_minutes``; an
+        empty today, which may just not be out yet, at once.
+
+        Args:
+            kept: What is kept of the part.
+            part: What is wanted.
+            newest: Last date of the parts that have rows.
         """
         if kept is None or part.first < kept.first or part.last > kept.last:
             return True
-        if kept.complete and self._settled(part, kept.fetched):
+        believed = kept.rows > 0 or part.last < newest
+        if kept.complete and believed and self._settled(part, kept.fetched):
             return False
         if kept.rows == 0 and part.last == _in_tokyo(self.now):
             return True
@@ -375,8 +389,12 @@ class _Sync:
             "jquants-api-client"
         )
 
-    def _store(self, feed: _Feed, part: Part, answer: _Answer) -> None:
-        """Keeps an answer; one without rows does not take back rows that were given before."""
+    def _store(self, feed: _Feed, part: Part, answer: _Answer) -> bool:
+        """Keeps an answer; one without rows does not take back rows that were given before.
+
+        Returns:
+            Whether there are rows now.
+        """
         cache = self._cache(feed)
         before, rows = cache.kept(part), cache.in_order(answer.rows)
         if before and before.rows:
@@ -386,12 +404,16 @@ class _Sync:
                 rows = old
             elif not rows.equals(old):
                 logger.info("J-Quants %s %s: new or corrected rows", feed.name, part)
-        elif rows.is_empty() and feed is BARS and self._settled(part, self.now):
-            logger.warning(
-                "J-Quants bars: none on %s, a trading day in the calendar; it is not asked for "
-                "again", part,
-            )  # fmt: skip
         cache.store(part, rows, self._kept(part, answer.complete, rows))
+        return not rows.is_empty()
+
+    def _say_closed(self, days: list[Part]) -> None:
+        if settled := [str(day) for day in days if self._settled(day, self.now)]:
+            shown = ", ".join(settled[:5]) + ", ..." * (len(settled) > 5)
+            logger.warning(
+                "J-Quants bars: none on trading days of the calendar, which are not asked for "
+                "again: %d (%s)", len(settled), shown,
+            )  # fmt: skip
 
     def _kept(self, part: Part, complete: bool, rows: pl.DataFrame) -> Kept:
         return Kept(self.source.clock.now(), part.first, part.last, complete, rows.height)

@@ -334,9 +334,20 @@ def test_an_open_day_without_bars_is_remembered_as_closed(
     assert "none on" not in caplog.text
     source(vendor, tmp_path).raw_prices()
     assert str(EMPTY_DAY) in days_asked(vendor)
-    assert "bars: none on 2024-01-17, a trading day in the calendar" in caplog.text
+    assert "calendar, which are not asked for again: 1 (2024-01-17)" in caplog.text
     source(vendor, tmp_path, EVENING + timedelta(days=1)).raw_prices()
     assert str(EMPTY_DAY) not in days_asked(vendor)
+
+
+def test_empty_days_are_not_believed_before_a_later_day_has_bars(
+    vendor: Vendor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    vendor.published_until = date(2024, 1, 31)  # the vendor has been down for weeks
+    assert source(vendor, tmp_path).raw_prices()["date"].max() == date(2024, 1, 31)
+    assert "2024-02" not in caplog.text
+    vendor.published_until = date(2024, 2, 20)
+    frame = source(vendor, tmp_path, EVENING + timedelta(hours=2)).raw_prices()
+    assert frame["date"].n_unique() == 31
 
 
 def test_an_empty_answer_takes_no_rows_back(
@@ -750,7 +761,7 @@ def test_progress_is_logged_with_the_time_left(
     )
     assert "J-Quants bars: 2 asked for, 30 to go, 6 min left" in lines
     assert "J-Quants bars: 31 asked for, 1 to go, 12 s left" in lines
-    assert lines[-1] == "J-Quants bars: 32 asked for, 0 to go, 0 s left"
+    assert "J-Quants bars: 32 asked for, 0 to go, 0 s left" in lines
 
 
 # --- kills and company -----------------------------------------------------------------------
