@@ -31,7 +31,7 @@ from atft_pipeline.sources.jquants_plan import (
 )
 from atft_pipeline.sources.lock import exclusive
 from atft_pipeline.sources.pace import Clock, Pace, SystemClock
-from atft_pipeline.sources.part_cache import Kept, Part, PartCache
+from atft_pipeline.sources.part_cache import Kept, Part, PartCache, remove_leftovers
 
 if TYPE_CHECKING:  # loads pandas, which only this source needs: an extra, imported when used
     import pandas as pd
@@ -237,6 +237,7 @@ class JQuantsSource:
         config, client = self.config, _client_module()
         doing = f"the sync of J-Quants {feed.name}"
         with exclusive(config.cache / ".lock", doing, config.lock_wait_seconds):
+            remove_leftovers(config.cache)
             per_minute = PLANS[config.plan].requests_per_minute
             pace = Pace(per_minute, self.clock, config.cache / ".last_request")
             connection = client.PacedClient(
@@ -293,27 +294,33 @@ class _Sync:
     ) -> pl.DataFrame:
         """Asks for the parts that are due, oldest first, and reads all that are kept."""
         cache = self._cache(feed)
-        cache.remove_leftovers()
         kept = {part: cache.kept(part) for part in parts}
         newest = max((part.last for part, was in kept.items() if was and was.rows),
                      default=dt.date.min)  # fmt: skip
         due = [part for part, was in kept.items() if self._is_due(was, part, newest)]
         progress = _Progress(feed.name, len(due), len(parts), self.source)
+        readable = {part for part, was in kept.items() if was}
         empty: list[Part] = []
+        lack: str | None = None
         for part in due:
             try:
                 answer = self._ask(feed, part)
             except NotInPlanError as refusal:
-                self._note_lack(feed, str(refusal))
+                lack = str(refusal)
                 break
             progress.step(asked=answer is not None)
-            if answer and self._store(feed, part, answer):
+            if answer is None:
+                continue
+            readable.add(part)
+            if self._store(feed, part, answer):
                 newest = max(newest, part.last)
-            elif answer:
+            else:
                 empty.append(part)
+        if lack:
+            self._note_lack(feed, lack)
         if feed is BARS:
             self._say_closed([part for part in empty if part.last < newest])
-        rows = cache.read(parts, columns)
+        rows = cache.read([part for part in parts if part in readable], columns)
         if feed.dated_by is None:
             return rows
         start = self.config.start_date or dt.date.min
@@ -363,16 +370,19 @@ class _Sync:
             return None
         try:
             rows = self._request(feed, first, last)
-        except OutsidePlanError as outside:
-            if outside.window == window:
-                raise InputError(
-                    f"J-Quants {feed.name} of {first} to {last}: refused, although {outside}; "
-                    "expected an answer within the plan; set start_date and end_date further in"
-                ) from None
-            self.source.window = outside.window
-            logger.info("J-Quants: %s; other dates are left out", outside)
-            return self._ask(feed, part)
-        return _Answer(rows, first <= part.first and last >= part.last)
+        except OutsidePlanError as refusal:
+            covered = refusal.window
+        else:
+            return _Answer(rows, first <= part.first and last >= part.last)
+        if covered == window:
+            raise InputError(
+                f"J-Quants {feed.name} of {first} to {last}: refused, although the plan covers "
+                f"{covered}; expected an answer within the plan; set start_date and end_date "
+                "further in"
+            )
+        self.source.window = covered
+        logger.info("J-Quants: the plan covers %s; other dates are left out", covered)
+        return self._ask(feed, part)
 
     def _request(self, feed: _Feed, first: dt.date, last: dt.date) -> pl.DataFrame:
         what = f"{feed.name} of {first}" + (f" to {last}" if last != first else "")

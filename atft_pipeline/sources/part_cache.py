@@ -118,7 +118,8 @@ class PartCache:
             return pl.DataFrame(schema=self.schema).select(columns or self.schema.names())
         return pl.read_parquet(paths, columns=columns)
 
-    def remove_leftovers(self) -> None:
-        """Removes what killed processes had begun; only for the holder of the source's lock."""
-        for path in self.folder.rglob(".*.tmp"):
-            path.unlink()
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes had begun to write; only for the holder of the lock."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink()

@@ -398,6 +398,16 @@ def test_a_damaged_file_is_asked_for_again(
     assert "other columns" in caplog.text
 
 
+def test_a_damaged_file_that_cannot_be_asked_for_again_is_left_out(
+    vendor: Vendor, tmp_path: Path
+) -> None:
+    first = source(vendor, tmp_path).raw_prices()
+    (tmp_path / "bars/2024/2024-01-11.parquet").write_bytes(b"PAR1")
+    vendor.window = (date(2024, 2, 1), date(2024, 2, 20))
+    frame = source(vendor, tmp_path).raw_prices()
+    assert_frame_equal(frame, first.filter(pl.col("date") != date(2024, 1, 11)))
+
+
 # --- what a plan covers ----------------------------------------------------------------------
 
 
@@ -844,6 +854,14 @@ def test_a_killed_process_loses_and_corrupts_nothing(vendor: Vendor, tmp_path: P
     assert_frame_equal(source(vendor, cache).raw_prices(), clean)
     assert vendor.requests <= requests + 2  # the requests under way at the kills, and no more
     assert not list(cache.rglob("*.tmp"))
+
+
+def test_what_a_killed_process_had_begun_is_removed(vendor: Vendor, tmp_path: Path) -> None:
+    for name in ("bars/2024/.2024-01-04.parquet.999.tmp", "calendar/.calendar.parquet.999.tmp"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"PAR1")
+    source(vendor, tmp_path).raw_prices()
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_second_sync_fails_and_names_the_process_that_is_at_it(
