@@ -51,9 +51,7 @@ class QuarantineLimits:
     )
     bad_turnover: float = setting(1e-3, "Traded value is nobody's guess: negative means damage.")
     negative_volume: float = setting(1e-4, "Never true: overflow or damage.")
-    non_positive_price: float = setting(
-        1e-3, "Quotes that were not there: 0.01 % of NASDAQ bars."
-    )
+    non_positive_price: float = setting(1e-3, "Quotes that were not there: 0.01 % of NASDAQ bars.")
     high_below_low: float = setting(
         1e-3, "Single slips; more means that two columns are exchanged."
     )
@@ -96,10 +94,16 @@ def quarantined_share(raw_rows: int, quarantine: pl.DataFrame, gate: PricesGate)
 
 
 def reasons_within_limits(
-    raw_rows: int, quarantine: pl.DataFrame, limits: QuarantineLimits
+    raw_rows: int, quarantine: pl.DataFrame, limits: QuarantineLimits, picture: str = ""
 ) -> Outcome:
     """No single reason takes more rows than its limit: 1 % of zero volume is a thin market, 1 %
     of closes outside their range is a broken column.
+
+    Args:
+        raw_rows: Rows delivered.
+        quarantine: The rejected ones with their reasons.
+        limits: Largest share by reason.
+        picture: Markdown shown with the table: since when.
 
     Raises:
         KeyError: a reason without a limit, which is a rule added without one.
@@ -123,7 +127,7 @@ def reasons_within_limits(
         "every reason within its own limit",
         numbers={"reasons_over_limit": len(over),
                  **{f"share/{reason}": share for reason, share in shares.items()}},
-        details=markdown_table(["reason", "rows", "share", "limit"], rows),
+        details=f"{markdown_table(['reason', 'rows', 'share', 'limit'], rows)}\n\n{picture}",
     )  # fmt: skip
 
 
@@ -163,8 +167,7 @@ def rows_within_stocks_times_dates(table: pl.DataFrame, upstream: pl.DataFrame) 
     from elsewhere, shows here even where the table's own keys look right.
     """
     stocks, dates = upstream["code"].n_unique(), upstream["date"].n_unique()
-    known = upstream.select("date", "code").unique()
-    foreign = table.join(known, on=["date", "code"], how="anti").height
+    foreign = table.join(upstream, on=["date", "code"], how="anti").height
     return Outcome(
         "rows_within_stocks_times_dates",
         table.height <= stocks * dates and not foreign,

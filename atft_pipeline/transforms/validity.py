@@ -5,7 +5,7 @@ as it is or kept aside whole, never patched, because a patched bar cannot be tol
 Moves that are strange but may be real are counted in ``suspect_moves``; they stay in ``prices``.
 
 Every verdict is what could be said at the close of the bar's own date. It never changes when later
-bars arrive, even where they would show that it was wrong: features of that date were computed on it.
+bars arrive, even where they show that it was wrong: features of that date were computed on it.
 """
 
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ class ValidityRules:
     """How far a bar may be off before it is not believed."""
 
     rounding_tolerance: float = setting(
-        1e-3, "How far open and close may lie outside [low, high], as a share of the price. Vendors "
-        "round each column by itself, often to a cent: 0.1 % of a price of 10."
+        1e-3, "How far open and close may lie outside [low, high], as a share of the price. "
+        "Vendors round each column by itself, often to a cent: 0.1 % of a price of 10."
     )  # fmt: skip
     closed_weekdays: tuple[int, ...] = setting(
-        (6, 7), "ISO weekdays (Monday is 1) on which the market never trades: a bar dated so is off "
-        "the calendar. Empty for a market that trades every day."
+        (6, 7), "ISO weekdays (Monday is 1) on which the market never trades: a bar dated so is "
+        "off the calendar. Empty for a market that trades every day."
     )  # fmt: skip
     stale_bars: int = setting(
         3, "Bars in a row that are equal in all five values, from which on the last is a copy. Two "
@@ -43,20 +43,20 @@ class ValidityRules:
         "volume to the share is a copy at once (4 times in 2.4 million NASDAQ bars)."
     )  # fmt: skip
     sparse_date_share: float = setting(
-        0.5, "A date with fewer usable bars than this share of the usual number is left out whole: "
-        "a holiday padded for a few stocks, a last day still being filled, or a day that the vendor "
-        "mixed up. (On 2011-08-02 of the NASDAQ file two thirds of the opens lie outside "
-        "[low, high], because the rest of the bar is the next day's, in the bars that pass too.) "
-        "Half days trade nearly every stock."
+        0.5, "A date with fewer usable bars than this share of the usual number is left out "
+        "whole: a holiday padded for a few stocks, a last day still being filled, or a day that "
+        "the vendor mixed up. (On 2011-08-02 of the NASDAQ file two thirds of the opens lie "
+        "outside [low, high], because the rest of the bar is the next day's, in the bars that "
+        "pass too.) Half days trade nearly every stock."
     )  # fmt: skip
     sparse_date_window: int = setting(
-        60, "Earlier dates whose median number of stocks is usual: a quarter, so that a market that "
-        "really shrinks is believed again after about half."
+        60, "Earlier dates whose median number of stocks is usual: a quarter, so that a market "
+        "that really shrinks is believed again after about half."
     )  # fmt: skip
     jump_factor: float = setting(
         10.0, "A close above this many times the highest of the bars before, splits taken out, is "
-        "held back until the next bar agrees. In 2.4 million NASDAQ bars six rose tenfold in a day; "
-        "none was a return: unrecorded reverse splits, relistings, one company in place of another."
+        "held back until the next bar agrees. Of 2.4 million NASDAQ bars five did so, and none was "
+        "a return: unrecorded reverse splits, relistings, one company in place of another."
     )  # fmt: skip
     jump_bars: int = setting(
         5, "Bars before whose highest close counts for jump_factor: a week, so that the way back "
@@ -200,6 +200,24 @@ def _unconfirmed_jumps(
     )
     rise = pl.col("close") > rules.jump_factor * highest_before
     return bars.select(_reason("unconfirmed_jump", rise.fill_null(False))).to_series()
+
+
+def quarantine_by_month(raw: pl.DataFrame, quarantine: pl.DataFrame) -> pl.DataFrame:
+    """How much of each month's raw rows each reason took: (month, reason, rows, share).
+
+    Every reason that occurs has a row in every month of ``raw``, with 0 where it took none.
+    """
+    month = pl.col("date").dt.truncate("1mo").alias("month")
+    raw_rows = raw.group_by(month).len("raw_rows").drop_nulls("month")
+    found = quarantine.group_by(month, "reason").len("rows")
+    reasons = quarantine.select(pl.col("reason").unique())
+    return (
+        raw_rows.join(reasons, how="cross")
+        .join(found, on=["month", "reason"], how="left")
+        .with_columns(pl.col("rows").fill_null(0))
+        .select("month", "reason", "rows", share=pl.col("rows") / pl.col("raw_rows"))
+        .sort("reason", "month")
+    )
 
 
 def _split(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
