@@ -53,7 +53,7 @@ def test_each_reason_has_its_own_limit(reason):
     limits = QuarantineLimits()
     allowed = int(getattr(limits, reason) * 100_000)
     assert reasons_within_limits(100_000, rejected(**{reason: allowed}), limits).passed
-    over = rejected(**{reason: allowed + 1, "sparse_date": 3})
+    over = rejected(**{reason: allowed + 1})
     outcome = reasons_within_limits(100_000, over, limits, picture="![since when](x)")
     assert outcome.stops
     assert outcome.figure.startswith(f"{reason} ")
