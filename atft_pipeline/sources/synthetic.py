@@ -45,6 +45,7 @@ import numpy.typing as npt
 import polars as pl
 
 from atft_model.errors import InputError
+from atft_pipeline.schemas import LIMIT_FLAGS
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -593,6 +594,7 @@ def _price_frames(
         volume=pl.Series(volume),
         turnover=pl.Series(np.round(volume * typical)),
         adjustment_factor=pl.Series(cells(bars.factor)),
+        **dict.fromkeys(LIMIT_FLAGS, pl.lit(None, pl.Boolean)),  # this market has no price limits
     )
     return _with_defects(rng, frame, dirty_rows)
 
