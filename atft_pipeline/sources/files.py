@@ -7,7 +7,7 @@ person can act on. Whether a single bar is credible is not decided here but in
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Literal
@@ -311,6 +311,7 @@ class _Table:
     columns: dict[str, str]  # our name -> the file's name
     unused: tuple[str, ...]
     symbol: str | None = None  # what a file without a symbol column is named after
+    in_folder: bool = False  # one of many small files
 
     def parsed(self, today: date, names: Iterable[str]) -> pl.LazyFrame:
         """The named columns in our names and types, all values looked at."""
@@ -327,7 +328,7 @@ class _Table:
             value = _parse(column, pl.col(found), self.schema[found])
         except InputError as error:
             raise InputError(f"{self.path}: column {found!r} {error}") from None
-        if column.kind == "date" and not self.schema[found].is_temporal():
+        if column.kind == "date" and not self.schema[found].is_temporal() and not self.in_folder:
             value = self._looked_up(found, value)
         return value.alias(column.name)
 
@@ -362,9 +363,17 @@ class _Folder:
         return tuple(dict.fromkeys(name for table in self.tables for name in table.unused))
 
     def parsed(self, today: date, names: Iterable[str]) -> pl.LazyFrame:
-        """The rows of all files, one file after the other."""
+        """The rows of all files.
+
+        Each is read and looked at by itself: one query over some hundreds of CSV files exhausts
+        the threads of Polars and never returns.
+        """
         names = tuple(names)
-        return pl.concat([table.parsed(today, names) for table in self.tables])
+        frames = []
+        for table in self.tables:
+            read = replace(table, rows=_collect(table.rows, table.path).lazy())
+            frames.append(_collect(read.parsed(today, names), table.path))
+        return pl.concat(frames).lazy()
 
 
 def _open_prices(path: Path) -> _Table | _Folder:
@@ -411,12 +420,12 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def _open_table(path: Path, wanted: tuple[Column, ...], symbol: str | None = None) -> _Table:
-    """A file; ``symbol`` is its code where it has no column for one."""
+    """A file; ``symbol``, given in a folder, is its code where it has no column for one."""
     rows = _scan(path)
     schema = _schema(rows, path)
     columns, unused = _map_columns(path, list(schema), wanted, CODE if symbol else None)
     named_after = None if CODE.name in columns else symbol
-    return _Table(path, rows, schema, wanted, columns, unused, named_after)
+    return _Table(path, rows, schema, wanted, columns, unused, named_after, symbol is not None)
 
 
 def _scan(path: Path) -> pl.LazyFrame:
@@ -579,6 +588,16 @@ def _parsed(table: _Table, today: date, names: Iterable[str]) -> pl.LazyFrame:
     kept = {column.name: column for column in table.wanted}
     columns = [kept[name] for name in names]
     values = {column: table.value(column) for column in columns}
+    bad = _bad_rows(table, values, today)
+    counts = table.rows.select(rule.sum().alias(name) for name, rule in bad.items())
+    for name, count in _collect(counts, table.path).row(0, named=True).items():
+        if count:
+            raise _first_unparsable(table, name, bad[name], count, today)
+    return table.rows.select(values.values())
+
+
+def _bad_rows(table: _Table, values: dict[Column, pl.Expr], today: date) -> dict[str, pl.Expr]:
+    """Which rows hold something that does not parse, by column; of dates, also "future"."""
     bad: dict[str, pl.Expr] = {}
     for column, value in values.items():
         if column.name not in table.columns:
@@ -590,11 +609,7 @@ def _parsed(table: _Table, today: date, names: Iterable[str]) -> pl.LazyFrame:
             bad[column.name] = value.is_null() & _given(pl.col(found))
         if column is DATE:
             bad["future"] = value > today
-    counts = table.rows.select(rule.sum().alias(name) for name, rule in bad.items())
-    for name, count in _collect(counts, table.path).row(0, named=True).items():
-        if count:
-            raise _first_unparsable(table, name, bad[name], count, today)
-    return table.rows.select(values.values())
+    return bad
 
 
 def _first_unparsable(
