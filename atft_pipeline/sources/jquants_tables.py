@@ -47,6 +47,11 @@ FLOWS = _columns(
 NO_VALUE = ("", "-", "－")
 OPEN_DAYS = ("1", "2")  # 2: a half day; 0 is closed, 3 is closed but for derivatives
 ALL_SECTIONS = "TokyoNagoya"  # the sum over the other sections and Nagoya
+SECTIONS = {
+    "TSEPrime": "Prime", "TSEStandard": "Standard", "TSEGrowth": "Growth", "TSE1st": "1st Section",
+    "TSE2nd": "2nd Section", "TSEMothers": "Mothers", "TSEJASDAQ": "JASDAQ",
+}  # fmt: skip
+"""Sections of the flows by the names that the listings give markets; others keep their own."""
 THOUSAND_YEN = 1000.0
 PERIODS = ("1Q", "2Q", "3Q", "FY")
 
@@ -131,6 +136,8 @@ def raw_prices(bars: pl.DataFrame) -> pl.DataFrame:
             pl.col("Vo").alias("volume"),
             pl.col("Va").alias("turnover"),
             pl.col("AdjFactor").alias("adjustment_factor"),
+            (pl.col("UL") == "1").alias("limit_up"),
+            (pl.col("LL") == "1").alias("limit_down"),
         )
         .sort("code", "date", maintain_order=True)
         .select(RAW_PRICES.columns.keys())
@@ -253,7 +260,7 @@ def raw_investor_flows(published: pl.DataFrame) -> pl.DataFrame:
             pl.col("PubDate").alias("published_on"),
             pl.col("StDate").alias("first_date"),
             pl.col("EnDate").alias("last_date"),
-            pl.col("Section").alias("section"),
+            pl.col("Section").replace(SECTIONS).alias("section"),
             *((pl.col(column) * THOUSAND_YEN).alias(name) for name, column in values.items()),
         )
         .sort("section", "first_date", "published_on", maintain_order=True)

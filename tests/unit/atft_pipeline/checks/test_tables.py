@@ -9,15 +9,13 @@ import pytest
 
 from atft_model.data.graph import StockGraph, read_graph
 from atft_model.data.panel import Panel, read_panel
+from atft_pipeline.checks.prices import PricesGate, quarantined_share, universe_is_wide
 from atft_pipeline.checks.tables import (
     PanelGate,
-    PricesGate,
     contract_holds,
     normalized_within_bounds,
     panel_is_alive,
-    quarantined_share,
     stocks_have_neighbours,
-    universe_is_wide,
 )
 from atft_pipeline.schemas import RAW_INDICES, NormalizationBounds
 

@@ -106,7 +106,7 @@ def test_prices_are_the_raw_bars_of_stocks_that_traded(vendor: Vendor, tmp_path:
     frame = source(vendor, tmp_path).raw_prices()
     names = ("O", "H", "L", "C", "Vo", "Va", "AdjFactor")
     rows = [
-        (day, bar["Code"], *(bar[name] for name in names))
+        (day, bar["Code"], *(bar[name] for name in names), bar["UL"] == "1", bar["LL"] == "1")
         for day in vendor.open_days(vendor.published_until)
         for bar in vendor.bars(day)
         if bar["C"] is not None or bar["AdjFactor"] != 1
@@ -132,7 +132,7 @@ def test_the_vendors_adjusted_history_is_nowhere(vendor: Vendor, tmp_path: Path)
         assert 7e9 not in kept.select(pl.col(pl.Float64)).unpivot()["value"]
 
 
-def test_limit_flags_are_kept_in_the_cache(vendor: Vendor, tmp_path: Path) -> None:
+def test_limit_flags_are_kept_and_delivered(vendor: Vendor, tmp_path: Path) -> None:
     source(vendor, tmp_path).raw_prices()
     kept = pl.read_parquet(tmp_path / "bars/2024/2024-02-20.parquet")
     assert dict(zip(kept["Code"], kept["UL"], strict=True)) == {
@@ -224,10 +224,10 @@ def test_flows_are_in_yen_and_without_the_total_of_all_sections(
     assert frame["published_on"].to_list() == [
         date(2024, 1, 4) + timedelta(days=7 * week) for week in range(7)
     ]
-    assert frame["section"].unique().to_list() == ["TSEPrime"]
+    assert frame["section"].unique().to_list() == ["Prime"]
     assert frame.row(0, named=True) == {
         "published_on": date(2024, 1, 4), "first_date": date(2023, 12, 25),
-        "last_date": date(2023, 12, 29), "section": "TSEPrime", "foreign_buy": 30_000.0,
+        "last_date": date(2023, 12, 29), "section": "Prime", "foreign_buy": 30_000.0,
         "foreign_sell": 20_000.0, "individual_buy": 5_000.0, "individual_sell": 6_000.0,
         "total_buy": 100_000.0, "total_sell": 100_000.0,
     }  # fmt: skip
