@@ -106,13 +106,16 @@ def targets(
         spec("normalized_features", "contract_holds", "Values lie within the clip or are null."),
         spec("normalized_features", "normalized_within_bounds",
              "On training dates each feature and the whole table have mean near 0 and std near 1."),
+        spec("normalized_features", "no_lookahead",
+             "Rows up to the training end stay the same, to the bit, whatever comes later."),
     ],
     description="Features under their own normalizers, fitted on the default split's train dates.",
 )  # fmt: skip
 @plain_failures
 def normalized_features(
     context: dg.AssetExecutionContext, storage: Storage, split: SplitSettings,
-    features: pl.DataFrame, trading_universe: pl.DataFrame, prices: pl.DataFrame,
+    lookahead: Lookahead, features: pl.DataFrame, trading_universe: pl.DataFrame,
+    prices: pl.DataFrame,
 ) -> Iterator[Any]:  # fmt: skip
     """Normalizes and judges the result; a table out of bounds is not stored."""
     calendar = trading_calendar(prices)
@@ -128,7 +131,12 @@ def normalized_features(
     outcomes = [
         contract_holds(done.table, schema),
         normalized_within_bounds(statistics, bounds, done.left_out),
-    ]
+        no_lookahead(
+            done.table, {"features": features},
+            lambda known: fit_and_apply(known["features"], contract, first, last).table,
+            lookahead.config(context.run_id), cut_at=last,
+        ),
+    ]  # fmt: skip
     if any(outcome.stops for outcome in outcomes):
         storage.write_rejected("normalized_features", done.table)
     else:

@@ -67,6 +67,7 @@ def no_lookahead(
     build: Build,
     config: LookaheadConfig,
     reads_ahead: Mapping[str, int] | None = None,
+    cut_at: dt.date | None = None,
 ) -> Outcome:
     """Rows on and before random dates stay the same, to the bit, whatever comes later.
 
@@ -82,12 +83,14 @@ def no_lookahead(
             it reads. Such a value must be unknown (null) where the cut lies before its last day,
             and the rewritten *past* must leave rows on and after the cut alone: it reads no close
             of its own date or earlier.
+        cut_at: One cut, here, instead of random ones: the last training date for a table that may
+            read all of the training dates and nothing later.
     """
     ahead = dict(reads_ahead or {})
     calendar = whole["date"].unique().sort().to_list()
     if len(calendar) < MIN_DATES:
         return _too_short(len(calendar))
-    cuts = draw_cuts(calendar, config)
+    cuts = [cut_at] if cut_at else draw_cuts(calendar, config)
     findings: list[Finding] = []
     compared = 0
     for cut in cuts:

@@ -41,7 +41,7 @@ OTHER_NOISE = 0.5
 
 GONE_SHARE = 0.2
 SPLIT_SHARE = 0.2
-"""Of the stocks: how many have no bar after the cut, and how many split right after it."""
+"""Of the stocks: how many have no bar after the cut, and how many of the others split then."""
 
 EARLIEST_CUT = 0.25
 """Share of the dates before the first possible cut: earlier, most rolling windows are not full."""
@@ -81,10 +81,10 @@ class Difference:
 
 
 def draw_cuts(dates: Sequence[dt.date], config: LookaheadConfig) -> list[dt.date]:
-    """Random distinct dates of a table, rising; each has dates before it and after it.
+    """Random dates, one from each of ``cuts`` equal stretches, with dates before and after them.
 
     Args:
-        dates: Distinct dates, rising.
+        dates: Distinct dates of a table, rising.
         config: How many, and the seed. Fewer are drawn where there are fewer dates.
 
     Raises:
@@ -97,11 +97,10 @@ def draw_cuts(dates: Sequence[dt.date], config: LookaheadConfig) -> list[dt.date
             f"lookahead: {len(dates)} dates; a cut needs some before and after it, so give "
             f"{MIN_DATES} or more"
         )
-    first = int(len(dates) * EARLIEST_CUT)
-    candidates = np.arange(first, len(dates) - 1)
+    candidates = np.arange(int(len(dates) * EARLIEST_CUT), len(dates) - 1)
     rng = np.random.default_rng(config.seed)
-    chosen = rng.choice(candidates, size=min(config.cuts, len(candidates)), replace=False)
-    return [dates[position] for position in sorted(chosen)]
+    stretches = np.array_split(candidates, min(config.cuts, len(candidates)))
+    return [dates[int(rng.choice(stretch))] for stretch in stretches]
 
 
 def known_at_close(frame: pl.DataFrame, cut: dt.date) -> pl.DataFrame:
@@ -195,25 +194,30 @@ def differences(whole: pl.DataFrame, rebuilt: pl.DataFrame) -> list[Difference]:
     Row order does not count. Where rows are missing, values are compared on those that both have.
     """
     key = ["date", "code"]
-    whole, rebuilt = whole.sort(key), rebuilt.sort(key)
     found: list[Difference] = []
     if not whole.select(key).equals(rebuilt.select(key)):
-        lost = whole.select(key).join(rebuilt.select(key), on=key, how="anti")
-        new = rebuilt.select(key).join(whole.select(key), on=key, how="anti")
-        sides = pl.concat([lost.with_columns(side=pl.lit(True)), new.with_columns(side=False)])
-        date, code, was_there = sides.sort(key).row(0)
-        words = ("a row", "no row") if was_there else ("no row", "a row")
-        found.append(Difference("(row)", sides.height, date, code, *words))
-        whole = whole.join(rebuilt.select(key), on=key, how="semi").sort(key)
-        rebuilt = rebuilt.join(whole.select(key), on=key, how="semi").sort(key)
+        whole, rebuilt = whole.sort(key), rebuilt.sort(key)
+        rows = _unshared_rows(whole.select(key), rebuilt.select(key))
+        if not rows.is_empty():
+            date, code, in_whole = rows.row(0)
+            words = ("a row", "no row") if in_whole else ("no row", "a row")
+            found.append(Difference("(row)", rows.height, date, code, *words))
+            whole = whole.join(rebuilt, on=key, how="semi", maintain_order="left")
+            rebuilt = rebuilt.join(whole, on=key, how="semi", maintain_order="left")
     for name in whole.columns[2:]:
         rows = np.flatnonzero(_differ(whole[name], rebuilt[name]))
         if rows.size:
-            at = int(rows[0])
-            date, code = whole.select(key).row(at)
-            values = (_in_words(whole[name][at]), _in_words(rebuilt[name][at]))
-            found.append(Difference(name, rows.size, date, code, *values))
+            first = whole[rows].select(key).with_columns(at=pl.Series(rows)).sort(key).row(0)
+            values = (_in_words(whole[name][first[2]]), _in_words(rebuilt[name][first[2]]))
+            found.append(Difference(name, rows.size, first[0], first[1], *values))
     return found
+
+
+def _unshared_rows(whole: pl.DataFrame, rebuilt: pl.DataFrame) -> pl.DataFrame:
+    """Keys that one table only has, and whether it is the whole one; by date, then code."""
+    lost = whole.join(rebuilt, on=whole.columns, how="anti").with_columns(in_whole=True)
+    new = rebuilt.join(whole, on=whole.columns, how="anti").with_columns(in_whole=False)
+    return pl.concat([lost, new]).sort(whole.columns)
 
 
 def _differ(left: pl.Series, right: pl.Series) -> np.ndarray:
@@ -256,16 +260,18 @@ def _shaken(rows: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
 
 
 def _without_some(future: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
-    codes = future["code"].unique().sort()
-    gone = codes.filter(pl.Series(rng.random(len(codes)) < GONE_SHARE))
+    gone = _some_codes(future, GONE_SHARE, rng)
     return future.filter(~pl.col("code").is_in(gone.implode()))
+
+
+def _some_codes(rows: pl.DataFrame, share: float, rng: np.random.Generator) -> pl.Series:
+    codes = rows["code"].unique().sort()
+    return codes.gather(rng.permutation(len(codes))[: round(share * len(codes))])
 
 
 def _with_splits(future: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
     """Some stocks' first bar is the ex-date of a 2:1 split, and raw prices stay halved."""
-    codes = future["code"].unique().sort()
-    split = codes.filter(pl.Series(rng.random(len(codes)) < SPLIT_SHARE))
-    chosen = pl.col("code").is_in(split.implode())
+    chosen = pl.col("code").is_in(_some_codes(future, SPLIT_SHARE, rng).implode())
     ex_date = chosen & (pl.col("date") == pl.col("date").min().over("code"))
     prices = [name for name in PRICES if name in future.columns]
     return future.with_columns(
@@ -278,10 +284,7 @@ def _with_delistings(
     listings: pl.DataFrame, cut: dt.date, rng: np.random.Generator
 ) -> pl.DataFrame:
     """Stocks listed by ``cut`` and not yet delisted: a fifth leave on the day after."""
-    leaves = pl.Series(rng.random(listings.height) < GONE_SHARE)
-    alive = (pl.col("delisted_on") > cut) | pl.col("delisted_on").is_null()
-    begun = (pl.col("listed_on") <= cut).fill_null(True)
+    alive = known_at_close(listings, cut).filter(pl.col("delisted_on").is_null())
+    leaves = pl.col("code").is_in(_some_codes(alive, GONE_SHARE, rng).implode())
     day = pl.lit(cut + dt.timedelta(days=1))
-    return listings.with_columns(
-        delisted_on=pl.when(leaves & alive & begun).then(day).otherwise("delisted_on")
-    )
+    return listings.with_columns(delisted_on=pl.when(leaves).then(day).otherwise("delisted_on"))
