@@ -60,7 +60,7 @@ def prices(
     sees = no_lookahead(
         frame, {"raw_prices": raw_prices},
         lambda raw: split_adjust(*quarantine_invalid(raw["raw_prices"])),
-        lookahead.config(context.run_id),
+        lookahead.config(context.run.run_id),
     )  # fmt: skip
     outcomes = [contract_holds(frame, PRICES), share, sees]
     if any(outcome.stops for outcome in outcomes):
@@ -89,7 +89,7 @@ def trading_universe(
     sees = no_lookahead(
         frame, {"prices": prices, "raw_listings": raw_listings},
         lambda known: members_of(known["prices"], known["raw_listings"], config),
-        lookahead.config(context.run_id),
+        lookahead.config(context.run.run_id),
     )  # fmt: skip
     outcomes = [
         contract_holds(frame, TRADING_UNIVERSE), universe_is_wide(frame, MIN_STOCKS), sees,

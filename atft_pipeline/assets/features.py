@@ -71,7 +71,7 @@ def features(
         lambda known: compute_features(
             known["prices"], known["raw_listings"], known["raw_indices"], kept
         ),
-        lookahead.config(context.run_id),
+        lookahead.config(context.run.run_id),
     )
     yield from verdicts("features", [contract, sees], frame, metadata)
 
@@ -93,7 +93,7 @@ def targets(
     frame = forward_returns(prices)
     sees = no_lookahead(
         frame, {"prices": prices}, lambda known: forward_returns(known["prices"]),
-        lookahead.config(context.run_id),
+        lookahead.config(context.run.run_id),
         reads_ahead={f"target_{days}d": days + ENTRY_LAG for days in HORIZONS},
     )  # fmt: skip
     yield from verdicts("targets", [contract_holds(frame, TARGETS), sees], frame, {})
@@ -134,7 +134,7 @@ def normalized_features(
         no_lookahead(
             done.table, {"features": features},
             lambda known: fit_and_apply(known["features"], contract, first, last).table,
-            lookahead.config(context.run_id), cut_at=last,
+            lookahead.config(context.run.run_id), cut_at=last,
         ),
     ]  # fmt: skip
     if any(outcome.stops for outcome in outcomes):

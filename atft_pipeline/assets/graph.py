@@ -37,7 +37,7 @@ def stock_graph(
     graph = build_graph(opened, config)
     outcomes = [
         stocks_have_neighbours(graph, opened),
-        graph_has_no_lookahead(graph, opened, config, lookahead.config(context.run_id)),
+        graph_has_no_lookahead(graph, opened, config, lookahead.config(context.run.run_id)),
     ]
     version = ""
     if not any(outcome.stops for outcome in outcomes):
