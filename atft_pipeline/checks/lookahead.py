@@ -20,6 +20,7 @@ from atft_model.data.splits import EXECUTION_LAG
 from atft_pipeline.checks.outcome import Outcome, markdown_table
 from atft_pipeline.transforms.lookahead import (
     MIN_DATES,
+    SNAPSHOT,
     Difference,
     LookaheadConfig,
     differences,
@@ -111,7 +112,8 @@ def no_lookahead(
             findings += _findings(
                 f"up to {cut} rewritten", whole.filter(later), other_past.filter(later)
             )
-    return _outcome(findings, cuts, config.seed, compared)
+    outcome = _outcome(findings, cuts, config.seed, compared)
+    return replace(outcome, details=f"{outcome.details}{_not_judged(tables)}")
 
 
 def graph_has_no_lookahead(
@@ -217,6 +219,17 @@ def _findings(done: str, expected: pl.DataFrame, rebuilt: pl.DataFrame) -> list[
     return [Finding(done, difference) for difference in differences(expected, rebuilt)]
 
 
+def _not_judged(tables: Tables) -> str:
+    undated = [
+        f"{name}.{column}"
+        for name, table in tables.items()
+        if "listed_on" in table.columns
+        for column in table.columns
+        if column in SNAPSHOT and table[column].null_count() < table.height
+    ]
+    return f"\n\nNot judged, as it has no date: {', '.join(undated)}." if undated else ""
+
+
 def _too_short(dates: int) -> Outcome:
     return Outcome(
         "no_lookahead", False, f"{dates} dates: no future can be taken away",
@@ -227,7 +240,7 @@ def _too_short(dates: int) -> Outcome:
 def _outcome(
     findings: Sequence[Finding], cuts: Sequence[dt.date], seed: int, compared: int
 ) -> Outcome:
-    days = ", ".join(str(cut) for cut in cuts)
+    days = " and ".join(str(cut) for cut in cuts)
     columns = list(dict.fromkeys(finding.difference.column for finding in findings))
     if findings:
         others = f"; {len(columns) - 1} more columns" if len(columns) > 1 else ""

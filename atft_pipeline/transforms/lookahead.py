@@ -30,7 +30,7 @@ PRICES = ("open", "high", "low", "close", "raw_close")
 """Rewritten by one factor per bar, so that a rewritten bar is still a valid one."""
 
 SERIES = ("code", "index", "section")
-"""What a table has one series of; the first one present."""
+"""The columns that say whose values a row holds; the first one present counts."""
 
 LEVEL_RANGE = (0.2, 5.0)
 """By how much a whole series changes its level: well past every maximum and minimum before."""
@@ -43,10 +43,17 @@ GONE_SHARE = 0.2
 SPLIT_SHARE = 0.2
 """Of the stocks: how many have no bar after the cut, and how many of the others split then."""
 
+FUTURE_DAYS = 90
+"""Calendar days that are invented: past every horizon, and a third of the cost of whole years.
+What lies further ahead is seen when it is removed."""
+
 EARLIEST_CUT = 0.25
 """Share of the dates before the first possible cut: earlier, most rolling windows are not full."""
 
 MIN_DATES = 4
+
+SNAPSHOT = ("name", "sector", "market", "shares_outstanding")
+"""Of listings: as they are today, without a date."""
 
 
 @dataclass(frozen=True)
@@ -137,30 +144,25 @@ def known_at_close(frame: pl.DataFrame, cut: dt.date) -> pl.DataFrame:
 def future_rewritten(frame: pl.DataFrame, cut: dt.date, seed: int) -> pl.DataFrame:
     """The table as it might have become: what was known at the close of ``cut``, then invented.
 
-    Every series gets another level and other moves. Of the stocks a fifth have no bar any more, and
-    in raw prices another fifth split on their next bar. Statements and flows are restated, with
-    other figures, after the close of ``cut`` itself; listings know delistings on the day after.
+    It ends after ``FUTURE_DAYS``. Every series gets another level and other moves. A fifth of the
+    stocks has no bar any more, and in raw prices a fifth of the others splits on its next bar.
+    Statements and flows are restated, with other figures, after the close of ``cut`` itself;
+    listings know delistings on the day after.
     """
     rng = np.random.default_rng([seed, cut.toordinal()])
-    known = known_at_close(frame, cut)
-    if "date" in frame.columns:
-        future = frame.filter(pl.col("date") > cut)
-        if "code" in frame.columns:
-            future = _without_some(future, rng)
-            if "adjustment_factor" in frame.columns:
-                future = _with_splits(future, rng)
-        return pl.concat([known, _shaken(future, rng)], rechunk=True)
     if "listed_on" in frame.columns:
         return _with_delistings(frame, cut, rng)
-    day, key = ("disclosed_on", "code") if "disclosed_on" in frame.columns else (
-        "published_on", "section")  # fmt: skip
-    later = frame.filter(pl.col(day) > cut)
-    newest = known.sort(day, maintain_order=True).unique(key, keep="last", maintain_order=True)
-    restated = newest.with_columns(pl.lit(cut).alias(day))
-    if "disclosed_at" in frame.columns:
-        late = pl.when(pl.int_range(pl.len()) % 2 == 0).then(pl.lit(MARKET_CLOSE))
-        restated = restated.with_columns(disclosed_at=late)
-    return pl.concat([known, _shaken(pl.concat([restated, later]), rng)], rechunk=True)
+    known = known_at_close(frame, cut)
+    day = next(name for name in ("date", "disclosed_on", "published_on") if name in frame.columns)
+    end = cut + dt.timedelta(days=FUTURE_DAYS)
+    future = frame.filter(pl.col(day) > cut, pl.col(day) <= end)
+    if day != "date":
+        future = pl.concat([_restated(known, day, cut), future])
+    elif "code" in frame.columns:
+        future = _without_some(future, rng)
+        if "adjustment_factor" in frame.columns:
+            future = _with_splits(future, rng)
+    return pl.concat([known, _shaken(future, rng)], rechunk=True)
 
 
 def past_rewritten(frame: pl.DataFrame, cut: dt.date, seed: int) -> pl.DataFrame:
@@ -236,14 +238,20 @@ def _in_words(value: object) -> str:
     )
 
 
+def _series_of(rows: pl.DataFrame) -> str:
+    """The column that says whose values a row holds."""
+    for name in SERIES:
+        if name in rows.columns:
+            return name
+    raise InputError(
+        f"lookahead: columns {', '.join(rows.columns)} do not say whose values these are; "
+        f"expected one of {', '.join(SERIES)}"
+    )
+
+
 def _shaken(rows: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
     """The rows with every float rewritten: one level per series, and a factor per value."""
-    key = next((name for name in SERIES if name in rows.columns), None)
-    if key is None:
-        raise InputError(
-            f"lookahead: columns {', '.join(rows.columns)} do not say whose values these are; "
-            f"expected one of {', '.join(SERIES)}"
-        )
+    key = _series_of(rows)
     names = rows[key].unique().sort()
     low, high = np.log(LEVEL_RANGE)
     levels = pl.DataFrame({key: names, "level": np.exp(rng.uniform(low, high, len(names)))})
@@ -257,6 +265,18 @@ def _shaken(rows: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
         factor = of_bar if name in PRICES else level * noise
         columns.append((rows[name] * factor).cast(dtype).alias(name))
     return rows.with_columns(columns)
+
+
+def _restated(known: pl.DataFrame, day: str, cut: dt.date) -> pl.DataFrame:
+    """The newest row of each series again, public after the close of ``cut``."""
+    newest = known.sort(day, maintain_order=True).unique(
+        _series_of(known), keep="last", maintain_order=True
+    )
+    restated = newest.with_columns(pl.lit(cut).alias(day))
+    if "disclosed_at" not in known.columns:
+        return restated
+    at_close = pl.when(pl.int_range(pl.len()) % 2 == 0).then(pl.lit(MARKET_CLOSE))
+    return restated.with_columns(disclosed_at=at_close)
 
 
 def _without_some(future: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:

@@ -486,3 +486,6 @@ def test_the_verdict_says_where_it_looked() -> None:
     assert outcome.numbers["seed"] == 11
     assert "the future removed and rewritten after 20" in outcome.figure
     assert (outcome.details or "").startswith("Cut after 20")
+    assert "Not judged, as it has no date: raw_listings.name, raw_listings.sector" in (
+        outcome.details or ""
+    )

@@ -121,6 +121,12 @@ def test_another_future_has_valid_bars_splits_and_fewer_stocks():
     assert splits["date"].unique().to_list() == [day(6)]
 
 
+def test_another_future_ends_after_a_quarter():
+    future = future_rewritten(bars(days=200), CUT, seed=3)
+    assert future["date"].max() == day(95)
+    assert future_rewritten(FLOWS, day(-86), seed=3).height == 2
+
+
 def test_another_future_restates_after_the_close_of_the_cut():
     statements = future_rewritten(STATEMENTS, CUT, seed=3)
     restated = statements.filter(pl.col("disclosed_on") == CUT)[1:]
