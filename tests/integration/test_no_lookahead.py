@@ -8,7 +8,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from atft_pipeline.__main__ import exit_code, materialize
+from atft_pipeline.__main__ import exit_code, failures, materialize
 from atft_pipeline.assets import features as assets
 from atft_pipeline.definitions import defs
 from atft_pipeline.feature_registry import REGISTRY
@@ -75,3 +75,9 @@ def test_each_run_looks_at_other_dates_unless_its_seed_is_given(tmp_path, settin
     assert all(metadata["cuts"].value == cuts for metadata in seen)
     seeds = {metadata["seed"].value for metadata in seen}
     assert seeds == {5} if settings else len(seeds) == 2
+
+
+def test_a_check_that_would_look_nowhere_is_refused_in_one_line(tmp_path):
+    result = run(tmp_path, "*prices", cuts=0)
+    assert failures(result) == ["prices: lookahead: cuts is 0; expected 1 or more"]
+    assert exit_code(result) == 1
