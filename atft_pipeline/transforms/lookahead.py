@@ -250,7 +250,7 @@ def _series_of(rows: pl.DataFrame) -> str:
 
 
 def _shaken(rows: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
-    """The rows with every float rewritten: one level per series, and a factor per value."""
+    """The rows rewritten: floats by a level per series and a factor per value, flags inverted."""
     key = _series_of(rows)
     names = rows[key].unique().sort()
     low, high = np.log(LEVEL_RANGE)
@@ -259,6 +259,8 @@ def _shaken(rows: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
     of_bar = level * pl.Series(np.exp(PRICE_NOISE * rng.standard_normal(rows.height)))
     columns = []
     for name, dtype in rows.schema.items():
+        if dtype == pl.Boolean:
+            columns.append(~rows[name])
         if not dtype.is_float() or name == "adjustment_factor":
             continue
         noise = pl.Series(np.exp(OTHER_NOISE * rng.standard_normal(rows.height)))

@@ -121,6 +121,12 @@ def test_another_future_has_valid_bars_splits_and_fewer_stocks():
     assert splits["date"].unique().to_list() == [day(6)]
 
 
+def test_another_future_inverts_flags():
+    flagged = bars().with_columns(limit_up=pl.col("date") > day(7))
+    future = future_rewritten(flagged, CUT, seed=3).filter(pl.col("date") > CUT)
+    assert (future["limit_up"] == (future["date"] <= day(7))).all()
+
+
 def test_another_future_ends_after_a_quarter():
     future = future_rewritten(bars(days=200), CUT, seed=3)
     assert future["date"].max() == day(95)
