@@ -57,8 +57,8 @@ class Finding:
     def __str__(self) -> str:
         d = self.difference
         return (
-            f"{d.column} of {d.code} on {d.date} is {d.whole} from all data and {d.rebuilt} with "
-            f"all {self.done}"
+            f"{d.column} of {d.code} on {d.date} is {d.rebuilt} with all {self.done}; expected "
+            f"{d.whole}"
         )
 
 
@@ -252,7 +252,7 @@ def _outcome(
          f.difference.whole, f.difference.rebuilt)
         for f in findings[:SHOWN]
     ]  # fmt: skip
-    headers = ["column", "data", "rows", "first date", "code", "from all data", "rebuilt"]
+    headers = ["column", "data", "rows", "first date", "code", "expected", "rebuilt"]
     table = "\n\n" + markdown_table(headers, rows) if findings else ""
     return Outcome(
         "no_lookahead", not findings, figure, BIT_IDENTICAL,
