@@ -11,6 +11,7 @@ from atft_model import settings
 from atft_model.config import PRESETS, from_dict, read_run_file, resolve
 from atft_model.errors import InputError
 from atft_model.process import die_with_parent, keep_freed_memory
+from atft_model.training.reporter import Reporter, open_reporter
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,11 +20,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.die_with_parent:
         die_with_parent()
-    try:
-        return options.command(options)
-    except InputError as error:
-        print(f"atft_model: {error}", file=sys.stderr)
-        return 2
+    # Opened before anything can fail: a process that never answered would read as a lost one.
+    with open_reporter() as reporter:
+        try:
+            return options.command(options, reporter)
+        except InputError as error:
+            print(f"atft_model: {error}", file=sys.stderr)
+            return 2
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,10 +54,20 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     predict.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     predict.set_defaults(command=run_predict)
+
+    bench = commands.add_parser("bench", help="training speed and memory on a random panel")
+    for name, default in (("features", 82), ("stocks", 300), ("dates", 600), ("steps", 6),
+                          ("repeats", 3), ("lookback", 20), ("hidden", 64),
+                          ("batch-windows", 2048), ("run-length", 60)):  # fmt: skip
+        bench.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
+    bench.add_argument("--precision", default="32", choices=("32", "bf16-mixed"))
+    bench.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    bench.add_argument("--json", type=Path, help="file for the result")
+    bench.set_defaults(command=run_bench, die_with_parent=False)
     return parser
 
 
-def run_train(options: argparse.Namespace) -> int:
+def run_train(options: argparse.Namespace, reporter: Reporter) -> int:
     """``train``: settings, then the run, then the ledger."""
     if options.resolved:
         config = from_dict(json.loads(options.resolved.read_text()), str(options.resolved))
@@ -68,10 +81,8 @@ def run_train(options: argparse.Namespace) -> int:
     start_logging(options.out / "train.log")
     # Imported late: bad settings are reported without waiting for torch.
     from atft_model.run import append_trial, train
-    from atft_model.training.reporter import open_reporter
 
-    with open_reporter() as reporter:
-        record = train(config, options.panel, options.graph, options.out, reporter)
+    record = train(config, options.panel, options.graph, options.out, reporter)
     if options.ledger:
         append_trial(options.ledger, record)
     log = logging.getLogger("atft")
@@ -83,7 +94,7 @@ def run_train(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_predict(options: argparse.Namespace) -> int:
+def run_predict(options: argparse.Namespace, reporter: Reporter) -> int:
     """``predict``: scores to a Parquet file, written whole or not at all."""
     start_logging(None)
     import pyarrow.parquet as pq
@@ -96,6 +107,27 @@ def run_predict(options: argparse.Namespace) -> int:
     pq.write_table(table, temporary)
     os.replace(temporary, options.out)
     logging.getLogger("atft").info("%s scores written to %s", f"{len(table):,}", options.out)
+    reporter.result({"scores": len(table)})
+    return 0
+
+
+def run_bench(options: argparse.Namespace, _: Reporter) -> int:
+    """``bench``: one table on the terminal, the same numbers as JSON."""
+    settings_given = {
+        "model": {"lookback": options.lookback, "hidden_size": options.hidden},
+        "training": {"batch_windows": options.batch_windows, "run_length": options.run_length,
+                     "precision": options.precision, "device": options.device},
+    }  # fmt: skip
+    config = resolve("standard", [("command line", settings_given)])
+    from atft_model.bench import BenchSize, measure, show, write_result
+
+    size = BenchSize(
+        options.dates, options.stocks, options.features, options.steps, options.repeats
+    )
+    result = measure(config, size)
+    print(show(result))
+    if options.json:
+        write_result(result, options.json)
     return 0
 
 

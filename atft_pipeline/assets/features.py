@@ -1,6 +1,6 @@
 """Features, targets, the normalized table and the panel."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -38,7 +38,7 @@ BY_NAME = {feature.name: feature for feature in REGISTRY}
 
 
 @dg.asset(
-    group_name="features", kinds={"polars", "parquet"}, output_required=False,
+    group_name="features", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=[
         spec("features", "contract_holds", "One row per bar; values finite or null."),
         spec("features", "no_lookahead", SEES_NO_FUTURE),
@@ -48,36 +48,47 @@ BY_NAME = {feature.name: feature for feature in REGISTRY}
 @plain_failures
 def features(
     context: dg.AssetExecutionContext,
+    storage: Storage,
     lookahead: Lookahead,
     prices: pl.DataFrame,
     raw_listings: pl.DataFrame,
     raw_indices: pl.DataFrame,
+    raw_statements: pl.DataFrame,
+    raw_investor_flows: pl.DataFrame,
 ) -> Iterator[Any]:
     """Computes every feature that the source's tables allow."""
-    kept, left_out = available_features(unmet_needs({"prices": prices, "listings": raw_listings}))
+    tables = {
+        "prices": prices, "listings": raw_listings, "statements": raw_statements,
+        "investor_flows": raw_investor_flows,
+    }  # fmt: skip
+    kept, left_out = available_features(unmet_needs(tables))
     market = index_name(raw_indices) or "derived: equal-weighted return of the universe"
     context.log.info(f"{len(kept)} features; left out: {', '.join(left_out) or 'none'}")
     context.log.info(f"market series: {market}")
-    frame = compute_features(prices, raw_listings, raw_indices, kept)
+    sources = {
+        "prices": prices, "raw_listings": raw_listings, "raw_indices": raw_indices,
+        "raw_statements": raw_statements, "raw_investor_flows": raw_investor_flows,
+    }  # fmt: skip
+
+    def compute(known: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+        return compute_features(
+            known["prices"], known["raw_listings"], known["raw_indices"], kept,
+            known["raw_statements"], known["raw_investor_flows"],
+        )  # fmt: skip
+
+    frame = compute(sources)
     metadata = {
         "features": len(kept),
         "market_series": market,
         "left_out": dg.MetadataValue.md(markdown_table(["feature", "reason"], left_out.items())),
     }
     contract = contract_holds(frame, features_schema([feature.name for feature in kept]))
-    sees = no_lookahead(
-        frame,
-        {"prices": prices, "raw_listings": raw_listings, "raw_indices": raw_indices},
-        lambda known: compute_features(
-            known["prices"], known["raw_listings"], known["raw_indices"], kept
-        ),
-        lookahead.config(context.run.run_id),
-    )
-    yield from verdicts("features", [contract, sees], frame, metadata)
+    sees = no_lookahead(frame, sources, compute, lookahead.config(context.run.run_id))
+    yield from verdicts("features", [contract, sees], frame, metadata, storage)
 
 
 @dg.asset(
-    group_name="features", kinds={"polars", "parquet"}, output_required=False,
+    group_name="features", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=[
         spec("targets", "contract_holds", "One row per bar; unknown targets are null."),
         spec("targets", "no_lookahead",
@@ -87,8 +98,9 @@ def features(
 )  # fmt: skip
 @plain_failures
 def targets(
-    context: dg.AssetExecutionContext, lookahead: Lookahead, prices: pl.DataFrame
-) -> Iterator[Any]:
+    context: dg.AssetExecutionContext, storage: Storage, lookahead: Lookahead,
+    prices: pl.DataFrame,
+) -> Iterator[Any]:  # fmt: skip
     """Forward returns on the market calendar."""
     frame = forward_returns(prices)
     sees = no_lookahead(
@@ -96,7 +108,7 @@ def targets(
         lookahead.config(context.run.run_id),
         reads_ahead={f"target_{days}d": days + ENTRY_LAG for days in HORIZONS},
     )  # fmt: skip
-    yield from verdicts("targets", [contract_holds(frame, TARGETS), sees], frame, {})
+    yield from verdicts("targets", [contract_holds(frame, TARGETS), sees], frame, {}, storage)
 
 
 @dg.asset(
@@ -132,14 +144,14 @@ def normalized_features(
         contract_holds(done.table, schema),
         normalized_within_bounds(statistics, bounds, done.left_out),
         no_lookahead(
-            done.table, {"features": features},
+            done.table,
+            {"features": features},
             lambda known: fit_and_apply(known["features"], contract, first, last).table,
-            lookahead.config(context.run.run_id), cut_at=last,
+            lookahead.config(context.run.run_id),
+            cut_at=last,
         ),
-    ]  # fmt: skip
-    if any(outcome.stops for outcome in outcomes):
-        storage.write_rejected("normalized_features", done.table)
-    else:
+    ]
+    if not any(outcome.stops for outcome in outcomes):
         storage.write_table("feature_statistics", statistics)
     metadata = {
         "features": len(done.features),
@@ -151,7 +163,7 @@ def normalized_features(
             markdown_table(statistics.columns, statistics.iter_rows())
         ),
     }
-    yield from verdicts("normalized_features", outcomes, done.table, metadata)
+    yield from verdicts("normalized_features", outcomes, done.table, metadata, storage)
 
 
 @dg.asset(

@@ -22,9 +22,7 @@ import polars as pl
 
 from atft_model.config import setting
 from atft_model.errors import InputError
-
-MARKET_CLOSE = dt.time(15, 0)
-"""Exchange-local. From this time on a statement is used on the next trading day."""
+from atft_pipeline.transforms.as_of import MARKET_CLOSE
 
 PRICES = ("open", "high", "low", "close", "raw_close")
 """Rewritten by one factor per bar, so that a rewritten bar is still a valid one."""

@@ -23,8 +23,9 @@ from atft_pipeline.checks.outcome import Outcome
 from atft_pipeline.feature_registry import REGISTRY, available_features, unmet_needs
 from atft_pipeline.sources.synthetic import SyntheticConfig, SyntheticMarket
 from atft_pipeline.transforms.adjust import split_adjust
+from atft_pipeline.transforms.as_of import MARKET_CLOSE
 from atft_pipeline.transforms.features import Feature, compute_features
-from atft_pipeline.transforms.lookahead import MARKET_CLOSE, LookaheadConfig
+from atft_pipeline.transforms.lookahead import LookaheadConfig
 from atft_pipeline.transforms.normalize import Normalized, fit_and_apply
 from atft_pipeline.transforms.panel import build_panel, default_split, trading_calendar
 from atft_pipeline.transforms.targets import HORIZONS, forward_returns

@@ -16,6 +16,7 @@ from atft_pipeline.report.plots import (
     plot_cumulative_return,
     plot_deciles,
     plot_gradients,
+    plot_quarantine,
     plot_rank_ic,
     plot_scorers,
     plot_training,
@@ -164,3 +165,14 @@ def test_small_tables_are_drawn() -> None:
 def test_scorers_read_like_words() -> None:
     assert scorer_label("momentum_12_1") == "momentum 12-1"
     assert scorer_label("low_volatility_60d") == "low volatility 60d"
+
+
+def test_quarantine_has_a_panel_per_reason_with_its_rows() -> None:
+    months = [datetime.date(2014, month, 1) for month in range(1, 13)]
+    by_month = pl.concat(
+        pl.DataFrame({"month": months, "reason": [reason] * 12, "rows": [rows] * 12})
+        for reason, rows in (("zero_volume", 1500), ("stale_bar", 1))
+    ).with_columns(share=pl.col("rows") / 21_000)
+    svg = figure_to_svg(plot_quarantine(by_month))
+    assert svg.index("zero_volume: 18,000 rows") < svg.index("stale_bar: 12 rows")
+    assert "no row in quarantine" in figure_to_svg(plot_quarantine(by_month.clear()))

@@ -1,7 +1,7 @@
 """The files source: what it maps, what it derives, and each thing that it refuses."""
 
 import gzip
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -10,6 +10,7 @@ from polars.testing import assert_frame_equal
 
 from atft_model.errors import InputError
 from atft_pipeline import schemas
+from atft_pipeline.schemas import WHOLE_MARKET
 from atft_pipeline.sources.files import FilesConfig, FilesSource
 from atft_pipeline.transforms.adjust import split_adjust
 from atft_pipeline.transforms.targets import forward_returns
@@ -66,6 +67,8 @@ def test_csv_columns_are_mapped_and_rows_sorted(tmp_path: Path) -> None:
             "volume": [None, 100.0],
             "turnover": pl.Series([None, None], dtype=pl.Float64),
             "adjustment_factor": [1.0, 0.5],  # blank: no split
+            "limit_up": pl.Series([None, None], dtype=pl.Boolean),
+            "limit_down": pl.Series([None, None], dtype=pl.Boolean),
         }
     )
     assert_frame_equal(frame, expected)
@@ -134,6 +137,115 @@ def test_start_and_end_are_included(tmp_path: Path) -> None:
 def test_duplicates_and_nonsense_bars_are_delivered_as_they_are(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", HEADER, ROW, ROW, "2024-01-05,0007,0,-1,9,inf,-5")
     assert source(path).raw_prices().height == 3
+
+
+# --- a folder of files -----------------------------------------------------------------------
+
+
+def folder(path: Path, **files: str) -> Path:
+    """A folder with a CSV file per name; ``__`` in a name stands for a dot."""
+    path.mkdir()
+    for name, text in files.items():
+        (path / name.replace("__", ".")).write_text(text)
+    return path
+
+
+NO_CODE = "date,open,high,low,close,volume"
+BAR = "2024-01-04,10,11,9,10.5,1000"
+
+
+def test_a_folder_of_files_per_symbol_reads_as_one_file_would(tmp_path: Path) -> None:
+    whole = bars(days(30), ["0007", "BRK.B", "X"]).with_columns(volume=pl.int_range(pl.len()))
+    whole.write_parquet(tmp_path / "whole.parquet")
+    many = tmp_path / "many"
+    many.mkdir()
+    for (code,), rows in whole.group_by("code"):
+        rows = rows.drop("code").sample(fraction=1.0, shuffle=True, seed=1)
+        if code == "X":
+            rows.rename({"date": "Trade Date", "close": "PX_LAST"}).write_parquet(many / "X.pq")
+        elif code == "0007":
+            (many / "0007.csv.gz").write_bytes(gzip.compress(rows.write_csv().encode()))
+        else:
+            rows.write_csv(many / f"{code}.csv")
+    (many / "README.txt").write_text("daily bars")
+    (many / ".DS_Store").write_text("x")
+    one, other = source(tmp_path / "whole.parquet"), source(many)
+    assert_frame_equal(other.raw_prices(), one.raw_prices())
+    assert_frame_equal(other.raw_listings(), one.raw_listings())
+    assert other.missing()["unused_files"].endswith("that were not read (README.txt)")
+    assert "unused_files" not in one.missing()
+
+
+def test_a_symbol_column_comes_before_the_name_of_the_file(tmp_path: Path) -> None:
+    path = folder(
+        tmp_path / "bars",
+        january__csv=f"{HEADER},sector\n{ROW},Tech\n",
+        february__csv=f"{HEADER}\n{ROW.replace('01-04', '02-05')}\n",
+        AAPL__csv=f"{NO_CODE},extra\n{BAR},1\n",
+        EMPTY__csv=f"{NO_CODE}\n",
+    )
+    read = source(path).raw_prices()
+    assert read["code"].to_list() == ["0007", "0007", "AAPL"]
+    assert source(path).missing()["unused_columns"].endswith("(bars: extra)")
+    assert "sector" not in source(path).missing()
+
+
+def test_a_fault_in_a_folder_names_the_file(tmp_path: Path) -> None:
+    path = folder(tmp_path / "bars", A__csv=f"{NO_CODE}\n{BAR}\n", B__csv=f"{NO_CODE}\n")
+    bad = path / "B.csv"
+    for text, match in (
+        (f"{NO_CODE}\n{BAR.replace('10.5', 'ten')}\n", "column 'close' holds 'ten' in data row 1"),
+        (f"{NO_CODE}\n{BAR.replace('2024-01-04', '2999-01-01')}\n", "no date in the future"),
+        (
+            "when,what\n1,2\n",
+            "no column for date, open, high, low, close, volume; found when, what",
+        ),
+        ("", r"is empty \(0 bytes\)"),
+    ):
+        bad.write_text(text)
+        with pytest.raises(InputError, match=match) as caught:
+            source(path).raw_prices()
+        assert str(caught.value).startswith(f"{bad}: ")
+        assert "\n" not in str(caught.value)
+
+
+def test_folders_that_are_none(tmp_path: Path) -> None:
+    refused(folder(tmp_path / "a"), "is a folder without .parquet, .pq, .csv, .csv.gz files; found")
+    refused(folder(tmp_path / "b", a__xlsx="x", b__doc="y"), "found a.xlsx, b.doc; expected a file")
+    twice = folder(tmp_path / "c", A__csv=f"{NO_CODE}\n{BAR}\n")
+    bars(days(1), ["A"]).drop("code").write_parquet(twice / "A.parquet")
+    refused(twice, "A.csv and A.parquet both hold A; expected one file per symbol; remove one")
+    refused(folder(tmp_path / "d", A__csv=f"{NO_CODE}\n"), "has columns but no rows")
+
+
+# --- limit flags -----------------------------------------------------------------------------
+
+
+def test_limit_flags_are_read_in_every_spelling(tmp_path: Path) -> None:
+    rows = [f"{ROW.replace('-04', f'-{day:02}')},{up},{down}" for day, up, down in (
+        (4, "1", "0"), (5, "TRUE", "false"), (6, "", "-"),
+    )]  # fmt: skip
+    path = write(tmp_path / "a.csv", f"{HEADER},UL,limit_down", *rows)
+    read = source(path).raw_prices()
+    schemas.RAW_PRICES.validate(read, lazy=True)
+    assert read.select("limit_up", "limit_down").rows() == [
+        (True, False),
+        (True, False),
+        (None, None),
+    ]
+    assert "limit_up" not in source(path).missing()
+    parquet = tmp_path / "a.parquet"
+    for up in (pl.lit(True), pl.lit(1)):
+        bars(days(1), ["A"]).with_columns(limit_up=up).write_parquet(parquet)
+        assert source(parquet).raw_prices()["limit_up"].to_list() == [True]
+
+
+def test_a_limit_price_is_no_limit_flag(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", f"{HEADER},limit_up", f"{ROW},120")
+    refused(path, "column 'limit_up' holds '120' in data row 1 .*; expected true or false, 1 or 0")
+    path = write(tmp_path / "a.csv", f"{HEADER},upper_limit", f"{ROW},120")
+    assert source(path).raw_prices()["limit_up"].to_list() == [None]
+    assert "limit_up" in source(path).missing()
 
 
 # --- listings and indices --------------------------------------------------------------------
@@ -295,7 +407,6 @@ def test_columns_of_a_wrong_type(tmp_path: Path) -> None:
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     refused(tmp_path / "no.csv", "no such file")
-    refused(tmp_path, "is a directory")
     refused(write(tmp_path / "a.xlsx", "x"), "ending '.xlsx' is not known")
     (tmp_path / "empty.csv").touch()
     refused(tmp_path / "empty.csv", r"is empty \(0 bytes\)")
@@ -364,8 +475,104 @@ def test_listings_and_indices_that_cannot_be_used(tmp_path: Path) -> None:
         indices("date,index,close", "2024-01-04,X,0")
     with pytest.raises(InputError, match=r"b\.csv: close of index X on 2024-01-04 is None"):
         indices("date,index,close", "2024-01-04,X,")
+    with pytest.raises(
+        InputError,
+        match=r"b\.csv: none of its 2 codes \(a, b\) has bars; the prices hold 0007; expected",
+    ):
+        listings("code,sector", "a,x", "b,y")
     with pytest.raises(InputError, match=r"b\.csv: no column for close"):
         indices("date,index", "2024-01-04,X")
+
+
+# --- statements and flows --------------------------------------------------------------------
+
+STATEMENTS = (
+    "Local Code,DisclosedDate,DisclosedTime,CurrentFiscalYearEndDate,TypeOfCurrentPeriod,NetSales,"
+    "OperatingProfit,Profit,TotalAssets,Equity,ForecastOperatingProfit"
+)
+FLOWS = "PublishedDate,StartDate,EndDate,Section,ForeignersPurchases,ForeignersSales,TotalSales"
+WEEK = "2024-01-11,2024-01-01,2024-01-05,Prime,10,12,100"
+
+
+def test_statements_are_mapped_typed_and_in_order(tmp_path: Path) -> None:
+    prices = write(tmp_path / "a.csv", HEADER, ROW)
+    path = write(
+        tmp_path / "statements.csv",
+        STATEMENTS,
+        "0007,2024-02-09,,2024-03-31,3Q,300,,20,,,50",
+        "0007,2024-02-09,14:30,2024-03-31,,,,,,,40",
+        "0007,2022-02-09,15:00:00,2022-03-31,3Q,200,30,15,900,400,40",
+        "0007,2024-03-01,9:00:00,2024-03-31,3Q,300,,20,,,50",
+    )
+    early = {"start_date": date(2024, 1, 1), "end_date": date(2024, 2, 29)}
+    read = source(prices, statements=path, **early).raw_statements()
+    schemas.RAW_STATEMENTS.validate(read, lazy=True)
+    assert read["disclosed_on"].to_list() == [date(2022, 2, 9), *[date(2024, 2, 9)] * 2]
+    assert read["disclosed_at"].to_list() == [time(15), time(14, 30), None]
+    assert read["period"].to_list() == ["3Q", None, "3Q"]
+    assert read["forecast_operating_profit"].to_list() == [40.0, 40.0, 50.0]
+    assert read["operating_profit"].to_list() == [30.0, None, None]
+    assert read["forecast_sales"].null_count() == 3, "the file has no such column"
+    assert "raw_statements" not in source(prices, statements=path).missing()
+    assert "shares_outstanding" in source(prices, statements=path).missing()
+    with_shares = write(tmp_path / "s.csv", "code,disclosed_on,fiscal_year_end,shares_out")
+    assert "shares_outstanding" not in source(prices, statements=with_shares).missing()
+
+
+def test_flows_are_mapped_typed_and_in_order(tmp_path: Path) -> None:
+    prices = write(tmp_path / "a.csv", HEADER, ROW)
+    later = "2024-01-18,2024-01-08,2024-01-12,Prime,,,90"
+    path = write(tmp_path / "flows.csv", FLOWS, later, WEEK)
+    read = source(prices, flows=path).raw_investor_flows()
+    schemas.RAW_INVESTOR_FLOWS.validate(read, lazy=True)
+    assert read["published_on"].to_list() == [date(2024, 1, 11), date(2024, 1, 18)]
+    assert read["foreign_sell"].to_list() == [12.0, None]
+    assert read["total_buy"].null_count() == 2
+    early = source(prices, flows=path, end_date=date(2024, 1, 17)).raw_investor_flows()
+    assert early.height == 1
+    assert "raw_investor_flows" not in source(prices, flows=path).missing()
+    whole = write(tmp_path / "whole.csv", FLOWS.replace(",Section", ""), WEEK.replace(",Prime", ""))
+    assert source(prices, flows=whole).raw_investor_flows()["section"].to_list() == [WHOLE_MARKET]
+
+
+def test_without_their_files_statements_and_flows_have_no_rows(tmp_path: Path) -> None:
+    files = source(write(tmp_path / "a.csv", HEADER, ROW))
+    schemas.RAW_STATEMENTS.validate(files.raw_statements(), lazy=True)
+    schemas.RAW_INVESTOR_FLOWS.validate(files.raw_investor_flows(), lazy=True)
+    assert files.raw_statements().is_empty()
+    assert files.raw_investor_flows().is_empty()
+    assert {"raw_statements", "raw_investor_flows"} <= set(files.missing())
+
+
+def test_statements_and_flows_that_cannot_be_used(tmp_path: Path) -> None:
+    prices = write(tmp_path / "a.csv", HEADER, ROW)
+    other = tmp_path / "b.csv"
+
+    def statements(row: str, header: str = STATEMENTS, **config: object) -> None:
+        source(prices, statements=write(other, header, row), **config).raw_statements()
+
+    def flows(row: str, header: str = FLOWS, **config: object) -> None:
+        source(prices, flows=write(other, header, row), **config).raw_investor_flows()
+
+    good = "0007,2024-02-09,14:30,2024-03-31,3Q,300,,20,,,50"
+    with pytest.raises(InputError, match=r"b\.csv: no column for disclosed_on, fiscal_year_end;"):
+        statements("0007,1", header="code,sales")
+    with pytest.raises(InputError, match=r"'DisclosedTime' holds 'noon' .* a time of day such as"):
+        statements(good.replace("14:30", "noon"))
+    with pytest.raises(InputError, match=r"'DisclosedDate' holds None in data row 1"):
+        statements(good.replace("2024-02-09", ""))
+    with pytest.raises(InputError, match=r"'2024-12-09' in data row 1 .*no date in the future"):
+        statements(good.replace("2024-02-09", "2024-12-09"))
+    with pytest.raises(InputError, match=r"'TypeOfCurrentPeriod' holds 'Q3' .* expected 1Q, 2Q"):
+        statements(good.replace("3Q", "Q3"))
+    with pytest.raises(InputError, match=r"no rows with disclosed_on up to 2024-01-31; the file"):
+        statements(good, end_date=date(2024, 1, 31))
+    with pytest.raises(InputError, match=r"b\.csv: no column for last_date;"):
+        flows("2024-01-11,2024-01-01,Prime", header="PublishedDate,StartDate,Section")
+    with pytest.raises(InputError, match=r"published 2024-01-04; .* last_date <= published_on"):
+        flows(WEEK.replace("2024-01-11", "2024-01-04"))
+    with pytest.raises(InputError, match=r"b\.csv: has columns but no rows"):
+        source(prices, flows=write(other, FLOWS)).raw_investor_flows()
 
 
 # --- the real file ---------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from atft_model.errors import InputError
+from atft_pipeline.transforms.as_of import MARKET_CLOSE
 from atft_pipeline.transforms.lookahead import (
-    MARKET_CLOSE,
     LookaheadConfig,
     differences,
     draw_cuts,
