@@ -5,7 +5,7 @@ import dagster as dg
 from atft_pipeline import alerts
 from atft_pipeline.assets import core, evaluation, features, graph, model, raw
 from atft_pipeline.failures import console
-from atft_pipeline.resources import Market, SplitSettings
+from atft_pipeline.resources import Lookahead, Market, SplitSettings
 from atft_pipeline.storage import Storage, TableIOManager, VersionIOManager
 
 # At launch, or the I/O managers would keep the storage of import time whatever the run config says.
@@ -25,6 +25,7 @@ defs = dg.Definitions(
         "market": market,
         "storage": storage,
         "split": SplitSettings(),
+        "lookahead": Lookahead(),
         "io_manager": TableIOManager(storage=storage),
         "versions": VersionIOManager(storage=storage),
     },

@@ -6,6 +6,7 @@ default. So the Launchpad, ``--config-json``, a run-config file and the shell me
 
 import datetime as dt
 import os
+import zlib
 from pathlib import Path
 
 import dagster as dg
@@ -17,6 +18,7 @@ from atft_pipeline.sources.base import MarketSource
 from atft_pipeline.sources.files import FilesConfig, FilesSource
 from atft_pipeline.sources.jquants import JQuantsConfig, JQuantsSource
 from atft_pipeline.sources.synthetic import SyntheticConfig, SyntheticMarket
+from atft_pipeline.transforms.lookahead import LookaheadConfig
 
 SOURCES = ("synthetic", "files", "jquants")
 
@@ -152,6 +154,25 @@ class SplitSettings(dg.ConfigurableResource):
     def config(self) -> SplitConfig:
         """The split's settings as the library knows them."""
         return SplitConfig(self.train_fraction, self.validation_fraction, self.embargo)
+
+
+class Lookahead(dg.ConfigurableResource):
+    """How hard the checks ``no_lookahead`` look."""
+
+    cuts: int = Field(
+        default=LookaheadConfig.cuts,
+        description="Random dates after which the data are removed, and again rewritten.",
+    )
+    seed: int | None = Field(
+        default=None,
+        description="Draws the dates and the rewritten values. Empty: from the run's id, so that "
+        "each run looks elsewhere; a failed check shows its seed.",
+    )
+
+    def config(self, run_id: str) -> LookaheadConfig:
+        """The settings of one run's checks."""
+        seed = zlib.crc32(run_id.encode()) if self.seed is None else self.seed
+        return LookaheadConfig(self.cuts, seed)
 
 
 def data_folder(data_dir: str | None, dataset: str | None, source: str) -> Path:

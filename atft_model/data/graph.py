@@ -65,35 +65,41 @@ def nearest_neighbours(
         Neighbours int32 [stocks, k] (-1 where none) and correlations float32 [stocks, k].
     """
     stocks = daily_return.shape[1]
-    k = min(config.neighbours, stocks - 1)
     known = observed & np.isfinite(daily_return)
     count = known.sum(axis=0)
     values = np.where(known, daily_return, 0.0).astype(np.float64)
     centred = np.where(known, values - values.sum(axis=0) / np.maximum(count, 1), 0.0)
     norm = np.sqrt((centred**2).sum(axis=0))
-    usable = (count >= config.min_observations) & known[-1] & (norm > 0)
-    unit = (centred / np.where(norm > 0, norm, 1.0)).astype(np.float32)
+    usable = np.flatnonzero((count >= config.min_observations) & known[-1] & (norm > 0))
+    # Only usable stocks enter the product: its low bits depend on its shape, and stocks that are
+    # listed later would otherwise change the past.
+    unit = np.ascontiguousarray((centred[:, usable] / norm[usable]).astype(np.float32))
+    k = min(config.neighbours, max(len(usable) - 1, 0))
     neighbours = np.full((stocks, config.neighbours), -1, dtype=np.int32)
     correlation = np.zeros((stocks, config.neighbours), dtype=np.float32)
-    for first in range(0, stocks, BLOCK):
-        rows = np.arange(first, min(first + BLOCK, stocks))
+    if k == 0:
+        return neighbours, correlation
+    for first in range(0, len(usable), BLOCK):
+        rows = np.arange(first, min(first + BLOCK, len(usable)))
         block = unit[:, rows].T @ unit
-        block[:, ~usable] = -np.inf
-        block[~usable[rows]] = -np.inf
         block[np.arange(len(rows)), rows] = -np.inf
         nearest = np.argpartition(-block, k - 1, axis=1)[:, :k]
         value = np.take_along_axis(block, nearest, axis=1)
         order = np.lexsort((nearest, -value), axis=1)
         nearest = np.take_along_axis(nearest, order, axis=1)
-        value = np.take_along_axis(value, order, axis=1)
-        exists = np.isfinite(value)
-        neighbours[rows, :k] = np.where(exists, nearest, -1)
-        correlation[rows, :k] = np.where(exists, value, 0.0)
+        neighbours[usable[rows], :k] = usable[nearest]
+        correlation[usable[rows], :k] = np.take_along_axis(value, order, axis=1)
     return neighbours, correlation
 
 
-def build_graph(panel: Panel, config: GraphConfig) -> StockGraph:
+def build_graph(panel: Panel, config: GraphConfig, refresh: np.ndarray | None = None) -> StockGraph:
     """The graph at every refresh date; the date's own close is known, later ones are not used.
+
+    Args:
+        panel: Its daily returns, where it has bars.
+        config: Neighbours, window and refresh interval.
+        refresh: int32 [refreshes]; positions on the date axis, rising, instead of every
+            ``refresh_every`` dates. Each has a whole window before it.
 
     Raises:
         InputError: fewer dates than one lookback, or fewer than two stocks.
@@ -104,7 +110,8 @@ def build_graph(panel: Panel, config: GraphConfig) -> StockGraph:
             f"stock_graph: {n_dates} dates × {n_stocks} stocks; expected more than "
             f"{config.lookback} dates and at least 2 stocks"
         )
-    refresh = np.arange(config.lookback, n_dates, config.refresh_every, dtype=np.int32)
+    if refresh is None:
+        refresh = np.arange(config.lookback, n_dates, config.refresh_every, dtype=np.int32)
     neighbours, correlation = [], []
     for position in refresh:
         window = slice(position - config.lookback + 1, position + 1)

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from atft_pipeline.checks.lookahead import SEES_NO_FUTURE, no_lookahead
 from atft_pipeline.checks.outcome import markdown_table, spec, verdicts
 from atft_pipeline.checks.prices import (
     PricesGate,
@@ -22,6 +23,7 @@ from atft_pipeline.checks.tables import contract_holds
 from atft_pipeline.config_schema import build, fields_of
 from atft_pipeline.failures import plain_failures
 from atft_pipeline.report.plots import figure_to_png_data_uri, plot_quarantine
+from atft_pipeline.resources import Lookahead
 from atft_pipeline.schemas import PRICES, TRADING_UNIVERSE
 from atft_pipeline.storage import Storage
 from atft_pipeline.transforms.adjust import split_adjust
@@ -63,14 +65,16 @@ KEYS_CHECK = "No (date, code) stands on two rows."
              "No single reason takes more rows than its own limit."),
         spec("prices", "suspect_moves_within_limit",
              "Few bars move further than trading and recorded splits explain; they are kept."),
+        spec("prices", "no_lookahead", SEES_NO_FUTURE),
     ],
     description="Valid, split-adjusted bars; unusable rows go to the table quarantine, strange "
     "moves are listed in suspect_moves.",
 )  # fmt: skip
 @plain_failures
 def prices(
-    context: dg.AssetExecutionContext, storage: Storage, raw_prices: pl.DataFrame
-) -> Iterator[Any]:
+    context: dg.AssetExecutionContext, storage: Storage, lookahead: Lookahead,
+    raw_prices: pl.DataFrame,
+) -> Iterator[Any]:  # fmt: skip
     """Quarantines what cannot be used and adjusts the rest for splits as of each date."""
     options = dict(context.op_execution_context.op_config)
     rules = build(ValidityRules, options.pop("rules", {}))
@@ -94,6 +98,12 @@ def prices(
         quarantined_share(raw_prices.height, quarantine, gate),
         reasons_within_limits(raw_prices.height, quarantine, limits, picture),
         suspect_moves_within_limit(frame.height, moves, gate),
+        no_lookahead(
+            frame,
+            {"raw_prices": raw_prices},
+            lambda known: split_adjust(*quarantine_invalid(known["raw_prices"], rules)),
+            lookahead.config(context.run.run_id),
+        ),
     ]
     # Both belong to these prices: they are kept, or rejected, together.
     keep = storage.write_table
@@ -118,13 +128,14 @@ def prices(
         spec("trading_universe", "keys_unique", KEYS_CHECK),
         spec("trading_universe", "rows_within_stocks_times_dates", ROWS_CHECK),
         spec("trading_universe", "universe_is_wide", "Dates have enough stocks to rank."),
+        spec("trading_universe", "no_lookahead", SEES_NO_FUTURE),
     ],
     description="Which stock may be held on which date, decided with that date's knowledge.",
 )  # fmt: skip
 @plain_failures
 def trading_universe(
-    context: dg.AssetExecutionContext, storage: Storage, prices: pl.DataFrame,
-    raw_listings: pl.DataFrame,
+    context: dg.AssetExecutionContext, storage: Storage, lookahead: Lookahead,
+    prices: pl.DataFrame, raw_listings: pl.DataFrame,
 ) -> Iterator[Any]:  # fmt: skip
     """Members per date."""
     config = build(UniverseConfig, context.op_execution_context.op_config)
@@ -134,6 +145,12 @@ def trading_universe(
         keys_unique(frame),
         rows_within_stocks_times_dates(frame, prices),
         universe_is_wide(frame, MIN_STOCKS),
+        no_lookahead(
+            frame,
+            {"prices": prices, "raw_listings": raw_listings},
+            lambda known: members_of(known["prices"], known["raw_listings"], config),
+            lookahead.config(context.run.run_id),
+        ),
     ]
     stocks = {"stocks": frame["code"].n_unique()}
     yield from verdicts("trading_universe", outcomes, frame, stocks, storage)

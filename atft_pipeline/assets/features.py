@@ -1,6 +1,6 @@
 """Features, targets, the normalized table and the panel."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -9,6 +9,7 @@ import polars as pl
 from atft_model.data.artifacts import prune
 from atft_model.data.normalizer import CLIP
 from atft_model.data.panel import write_panel
+from atft_pipeline.checks.lookahead import SEES_NO_FUTURE, no_lookahead, splits_are_purged
 from atft_pipeline.checks.outcome import markdown_table, spec, verdicts
 from atft_pipeline.checks.tables import (
     PanelGate,
@@ -19,7 +20,7 @@ from atft_pipeline.checks.tables import (
 from atft_pipeline.config_schema import build, fields_of
 from atft_pipeline.failures import plain_failures
 from atft_pipeline.feature_registry import REGISTRY, available_features, unmet_needs
-from atft_pipeline.resources import Market, SplitSettings
+from atft_pipeline.resources import Lookahead, Market, SplitSettings
 from atft_pipeline.schemas import (
     TARGETS,
     NormalizationBounds,
@@ -31,20 +32,24 @@ from atft_pipeline.transforms.features import compute_features
 from atft_pipeline.transforms.market import index_name
 from atft_pipeline.transforms.normalize import feature_statistics, fit_and_apply
 from atft_pipeline.transforms.panel import build_panel, default_split, trading_calendar
-from atft_pipeline.transforms.targets import forward_returns
+from atft_pipeline.transforms.targets import ENTRY_LAG, HORIZONS, forward_returns
 
 BY_NAME = {feature.name: feature for feature in REGISTRY}
 
 
 @dg.asset(
     group_name="features", kinds={"polars", "parquet"}, output_required=False, config_schema={},
-    check_specs=[spec("features", "contract_holds", "One row per bar; values finite or null.")],
+    check_specs=[
+        spec("features", "contract_holds", "One row per bar; values finite or null."),
+        spec("features", "no_lookahead", SEES_NO_FUTURE),
+    ],
     description="The feature table in raw units, from data up to each row's own close.",
 )  # fmt: skip
 @plain_failures
 def features(
     context: dg.AssetExecutionContext,
     storage: Storage,
+    lookahead: Lookahead,
     prices: pl.DataFrame,
     raw_listings: pl.DataFrame,
     raw_indices: pl.DataFrame,
@@ -60,28 +65,50 @@ def features(
     market = index_name(raw_indices) or "derived: equal-weighted return of the universe"
     context.log.info(f"{len(kept)} features; left out: {', '.join(left_out) or 'none'}")
     context.log.info(f"market series: {market}")
-    frame = compute_features(
-        prices, raw_listings, raw_indices, kept, raw_statements, raw_investor_flows
-    )
+    sources = {
+        "prices": prices, "raw_listings": raw_listings, "raw_indices": raw_indices,
+        "raw_statements": raw_statements, "raw_investor_flows": raw_investor_flows,
+    }  # fmt: skip
+
+    def compute(known: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+        return compute_features(
+            known["prices"], known["raw_listings"], known["raw_indices"], kept,
+            known["raw_statements"], known["raw_investor_flows"],
+        )  # fmt: skip
+
+    frame = compute(sources)
     metadata = {
         "features": len(kept),
         "market_series": market,
         "left_out": dg.MetadataValue.md(markdown_table(["feature", "reason"], left_out.items())),
     }
     contract = contract_holds(frame, features_schema([feature.name for feature in kept]))
-    yield from verdicts("features", [contract], frame, metadata, storage)
+    sees = no_lookahead(frame, sources, compute, lookahead.config(context.run.run_id))
+    yield from verdicts("features", [contract, sees], frame, metadata, storage)
 
 
 @dg.asset(
     group_name="features", kinds={"polars", "parquet"}, output_required=False, config_schema={},
-    check_specs=[spec("targets", "contract_holds", "One row per bar; unknown targets are null.")],
+    check_specs=[
+        spec("targets", "contract_holds", "One row per bar; unknown targets are null."),
+        spec("targets", "no_lookahead",
+             "A target reads the closes from its entry to its exit, and nothing else."),
+    ],
     description="Forward returns over 1, 5, 10 and 20 trading days, entry one close later.",
 )  # fmt: skip
 @plain_failures
-def targets(storage: Storage, prices: pl.DataFrame) -> Iterator[Any]:
+def targets(
+    context: dg.AssetExecutionContext, storage: Storage, lookahead: Lookahead,
+    prices: pl.DataFrame,
+) -> Iterator[Any]:  # fmt: skip
     """Forward returns on the market calendar."""
     frame = forward_returns(prices)
-    yield from verdicts("targets", [contract_holds(frame, TARGETS)], frame, {}, storage)
+    sees = no_lookahead(
+        frame, {"prices": prices}, lambda known: forward_returns(known["prices"]),
+        lookahead.config(context.run.run_id),
+        reads_ahead={f"target_{days}d": days + ENTRY_LAG for days in HORIZONS},
+    )  # fmt: skip
+    yield from verdicts("targets", [contract_holds(frame, TARGETS), sees], frame, {}, storage)
 
 
 @dg.asset(
@@ -91,13 +118,16 @@ def targets(storage: Storage, prices: pl.DataFrame) -> Iterator[Any]:
         spec("normalized_features", "contract_holds", "Values lie within the clip or are null."),
         spec("normalized_features", "normalized_within_bounds",
              "On training dates each feature and the whole table have mean near 0 and std near 1."),
+        spec("normalized_features", "no_lookahead",
+             "Rows up to the training end stay the same, to the bit, whatever comes later."),
     ],
     description="Features under their own normalizers, fitted on the default split's train dates.",
 )  # fmt: skip
 @plain_failures
 def normalized_features(
     context: dg.AssetExecutionContext, storage: Storage, split: SplitSettings,
-    features: pl.DataFrame, trading_universe: pl.DataFrame, prices: pl.DataFrame,
+    lookahead: Lookahead, features: pl.DataFrame, trading_universe: pl.DataFrame,
+    prices: pl.DataFrame,
 ) -> Iterator[Any]:  # fmt: skip
     """Normalizes and judges the result; a table out of bounds is not stored."""
     calendar = trading_calendar(prices)
@@ -113,6 +143,13 @@ def normalized_features(
     outcomes = [
         contract_holds(done.table, schema),
         normalized_within_bounds(statistics, bounds, done.left_out),
+        no_lookahead(
+            done.table,
+            {"features": features},
+            lambda known: fit_and_apply(known["features"], contract, first, last).table,
+            lookahead.config(context.run.run_id),
+            cut_at=last,
+        ),
     ]
     if not any(outcome.stops for outcome in outcomes):
         storage.write_table("feature_statistics", statistics)
@@ -132,7 +169,10 @@ def normalized_features(
 @dg.asset(
     group_name="features", kinds={"numpy"}, output_required=False, io_manager_key="versions",
     config_schema=fields_of(PanelGate),
-    check_specs=[spec("panel", "panel_is_alive", "Every feature varies on every part.")],
+    check_specs=[
+        spec("panel", "panel_is_alive", "Every feature varies on every part."),
+        spec("panel", "splits_are_purged", "No label interval crosses into a later part."),
+    ],
     description="Model-ready arrays [dates, stocks, features] with masks, targets and a manifest.",
 )  # fmt: skip
 @plain_failures
@@ -148,7 +188,10 @@ def panel(
         tuple(BY_NAME[name] for name in normalized_features.columns[2:]),
         raw_listings, parts, market.name(),
     )  # fmt: skip
-    outcome = panel_is_alive(built, build(PanelGate, context.op_execution_context.op_config))
+    outcomes = [
+        panel_is_alive(built, build(PanelGate, context.op_execution_context.op_config)),
+        splits_are_purged(built),
+    ]
     metadata: dict[str, Any] = {
         "dates": len(built.dates), "stocks": len(built.codes),
         "features": len(built.feature_names), "bytes": built.features.nbytes,
@@ -156,11 +199,11 @@ def panel(
                            for part in built.split.parts()),
     }  # fmt: skip
     version = ""
-    if not outcome.stops:
+    if not any(outcome.stops for outcome in outcomes):
         version = write_panel(built, storage.panel)
         prune(storage.panel, keep=set())
         context.log.info(f"panel {version}: {built.features.shape}, {metadata['split']}")
-    yield from verdicts("panel", [outcome], version, metadata)
+    yield from verdicts("panel", outcomes, version, metadata)
 
 
 ASSETS = [features, targets, normalized_features, panel]

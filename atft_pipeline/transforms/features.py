@@ -95,8 +95,9 @@ def compute_features(
             where there are flows; may lack codes.
         indices: The ``raw_indices`` table; no rows means that the market is derived from prices.
         features: What to compute, in column order.
-        statements: The ``raw_statements`` table; None or no rows where the source has none, and
-            then no feature of statements may be among ``features``.
+        statements: The ``raw_statements`` table; None where there is none, and then no feature of
+            statements may be among ``features``. Without rows it says that nothing was disclosed
+            yet: the values are null.
         flows: The ``raw_investor_flows`` table, likewise.
 
     Returns:
@@ -121,12 +122,12 @@ def compute_features(
             bars, _evaluate(sectors, features, "sector", over="sector"), sectors, ["sector", "date"]
         ),
     }
-    if statements is not None and not statements.is_empty():
+    if statements is not None:
         values, newest = _of_statements(bars, statements, features, calendar)
         shares = pl.coalesce("statement_shares", "shares_outstanding")
         by_scope["statement"] = values
         bars = bars.hstack(newest).with_columns(shares_outstanding=shares)
-    if flows is not None and not flows.is_empty():
+    if flows is not None:
         values, newest = _of_flows(bars, flows, features, calendar)
         by_scope["section"], bars = values, bars.hstack(newest)
     by_scope["stock"] = _evaluate(
@@ -186,9 +187,7 @@ def _of_flows(
 
 
 def _refuse_absent(features: Sequence[Feature], tables: Mapping[str, pl.DataFrame | None]) -> None:
-    absent = tuple(
-        f"{name}." for name, frame in tables.items() if frame is None or frame.is_empty()
-    )
+    absent = tuple(f"{name}." for name, frame in tables.items() if frame is None)
     for feature in features:
         unmet = [need for need in feature.needs if need.startswith(absent)]
         if unmet:

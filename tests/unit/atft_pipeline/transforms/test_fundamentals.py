@@ -392,5 +392,9 @@ def test_a_statement_used_on_its_own_day_after_the_close_is_seen(
 def test_a_feature_without_its_table_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'stmt_yoy_sales' needs statements.sales.*not there"):
         compute_features(PRICES, LISTINGS, NO_INDEX, FEATURES)
-    with pytest.raises(ValueError, match=r"'is_stmt_valid' needs statements.disclosed_on"):
-        features_of(PRICES, STATEMENTS.clear(), FEATURES[-1:])
+
+
+def test_before_the_first_statement_nothing_is_known() -> None:
+    table = features_of(PRICES, STATEMENTS.clear()).drop("date", "code")
+    assert (table["is_stmt_valid"] == 0).all()
+    assert table["stmt_yoy_sales"].null_count() == table.height
