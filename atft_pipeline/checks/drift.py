@@ -37,9 +37,7 @@ class DriftLimits:
     on_drift: Literal["fail", "warn"] = setting(
         "fail", "At the ERROR level: fail stores no table, warn stores it and says so."
     )
-    drift_warn_share: float = setting(
-        0.8, "Share of an ERROR limit from which a figure is a WARN."
-    )
+    drift_warn_share: float = setting(0.8, "Share of an ERROR limit from which a figure is a WARN.")
     lasting_shift: float = setting(
         0.5, "Floor for the mean shift of the last months together: half a standard deviation "
         "moves the model's input by as much as it ever varies between typical stocks."
@@ -147,9 +145,7 @@ def judge(measured: pl.DataFrame, limits: DriftLimits) -> pl.DataFrame:
     return measured.hstack(pl.DataFrame(verdicts, schema=schema, orient="row"))
 
 
-def _judge_row(
-    row: Mapping[str, Any], limits: DriftLimits
-) -> tuple[float | None, str, str | None]:
+def _judge_row(row: Mapping[str, Any], limits: DriftLimits) -> tuple[float | None, str, str | None]:
     if row["months"] == 1 and row["dates"] < MIN_DATES:
         return None, "ok", None
     allowed = month_limits(row, limits) if row["months"] == 1 else lasting_limits(row, limits)

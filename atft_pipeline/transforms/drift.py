@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from atft_model.data.normalizer import LOWER_QUANTILE, UPPER_QUANTILE, winsorized_moments
+from atft_model.data.normalizer import LOWER_QUANTILE, UPPER_QUANTILE
 from atft_pipeline.transforms.features import Feature
 
 BINS = 10
@@ -196,10 +196,10 @@ def _fit_one(values: Float[np.ndarray, " rows"], months: _Months, feature: Featu
     if feature.normalizer == "none":
         lower, upper, edges = 0.0, 1.0, np.array([0.5])
     else:
-        moments = winsorized_moments(known[None, :], LOWER_QUANTILE, UPPER_QUANTILE)
-        lower = float(moments.mean[0] - CUT * moments.std[0])
-        upper = float(moments.mean[0] + CUT * moments.std[0])
-        edges = np.unique(np.quantile(known, np.arange(1, BINS) / BINS))
+        winsorized = known.clip(*_quantiles(known, [LOWER_QUANTILE, UPPER_QUANTILE]))
+        center, spread = winsorized.mean(dtype=np.float64), winsorized.std(dtype=np.float64)
+        lower, upper = float(center - CUT * spread), float(center + CUT * spread)
+        edges = np.unique(_quantiles(known, np.arange(1, BINS) / BINS))
     sums = _sums(values, months, lower, upper, edges)
     whole = sums.over(0, len(sums.rows))
     mean, std = _moments(whole)
@@ -211,6 +211,14 @@ def _fit_one(values: Float[np.ndarray, " rows"], months: _Months, feature: Featu
         "lower": lower, "upper": upper, "mean": float(mean[0]), "std": scale,
         "edges": edges.tolist(), "shares": shares.tolist(), **deviation,
     }  # fmt: skip
+
+
+def _quantiles(
+    ordered: Float[np.ndarray, " values"], shares: Sequence[float] | np.ndarray
+) -> np.ndarray:
+    """Values at these shares of an ordered array: themselves values, so that ties stay ties."""
+    at = np.round(np.asarray(shares) * (len(ordered) - 1)).astype(np.int64)
+    return ordered[at].astype(np.float64)
 
 
 def _month_deviation(
@@ -309,8 +317,8 @@ def _sums(
     count, bins = len(months.first_days), len(edges) + 1
     known = np.isfinite(values)
     month, seen = months.row_month[known], values[known]
-    cut = np.clip(seen, lower, upper)
-    bin_of = np.searchsorted(edges, seen, side="left")
+    cut = np.clip(seen.astype(np.float64), lower, upper)
+    bin_of = np.searchsorted(edges.astype(seen.dtype), seen, side="left")
     return _Sums(
         rows=np.bincount(months.row_month, minlength=count).astype(float),
         known=np.bincount(month, minlength=count).astype(float),
@@ -328,13 +336,11 @@ def _moments(sums: _Sums) -> tuple[Float[np.ndarray, " months"], Float[np.ndarra
     return mean, np.sqrt(np.maximum(sums.square / sums.known - mean * mean, 0.0))
 
 
-def _log_ratio(
-    std: Float[np.ndarray, " months"], scale: float
-) -> Float[np.ndarray, " months"]:
+def _log_ratio(std: Float[np.ndarray, " months"], scale: float) -> Float[np.ndarray, " months"]:
     """``ln(std / scale)``, at least that of a thousandth: a month of one value has no logarithm."""
     return np.log(np.maximum(std / scale, 1e-3))
 
 
 def _values(table: pl.DataFrame, name: str) -> Float[np.ndarray, " rows"]:
-    """The column as float64, null turned into NaN."""
-    return table[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    """The column in its own precision, null turned into NaN."""
+    return table[name].fill_null(float("nan")).to_numpy()
