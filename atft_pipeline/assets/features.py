@@ -1,6 +1,7 @@
 """Features, targets, the normalized table and the panel."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -9,6 +10,7 @@ import polars as pl
 from atft_model.data.artifacts import prune
 from atft_model.data.normalizer import CLIP
 from atft_model.data.panel import write_panel
+from atft_pipeline.checks.drift import DriftLimits, drift_within_limits, judge
 from atft_pipeline.checks.outcome import markdown_table, spec, verdicts
 from atft_pipeline.checks.tables import (
     PanelGate,
@@ -16,9 +18,10 @@ from atft_pipeline.checks.tables import (
     normalized_within_bounds,
     panel_is_alive,
 )
-from atft_pipeline.config_schema import build, fields_of
+from atft_pipeline.config_schema import build, build_part, fields_of
 from atft_pipeline.failures import plain_failures
 from atft_pipeline.feature_registry import REGISTRY, available_features, unmet_needs
+from atft_pipeline.report.plots import figure_to_png_data_uri, plot_drift
 from atft_pipeline.resources import Market, SplitSettings
 from atft_pipeline.schemas import (
     TARGETS,
@@ -27,11 +30,14 @@ from atft_pipeline.schemas import (
     normalized_schema,
 )
 from atft_pipeline.storage import Storage
+from atft_pipeline.transforms.drift import fit_reference, measure_drift
 from atft_pipeline.transforms.features import compute_features
 from atft_pipeline.transforms.market import index_name
 from atft_pipeline.transforms.normalize import feature_statistics, fit_and_apply
 from atft_pipeline.transforms.panel import build_panel, default_split, trading_calendar
 from atft_pipeline.transforms.targets import forward_returns
+
+REFERENCE_SHOWN = ["feature", "mean", "std", "missing_share", "months", "month_shift"]
 
 BY_NAME = {feature.name: feature for feature in REGISTRY}
 
@@ -77,13 +83,16 @@ def targets(prices: pl.DataFrame) -> Iterator[Any]:
 
 @dg.asset(
     group_name="features", kinds={"polars", "pandera"}, output_required=False,
-    config_schema=fields_of(NormalizationBounds),
+    config_schema=fields_of(NormalizationBounds) | fields_of(DriftLimits),
     check_specs=[
         spec("normalized_features", "contract_holds", "Values lie within the clip or are null."),
         spec("normalized_features", "normalized_within_bounds",
              "On training dates each feature and the whole table have mean near 0 and std near 1."),
+        spec("normalized_features", "drift_within_limits",
+             "Raw statistics after the training dates are near those of the training dates."),
     ],
-    description="Features under their own normalizers, fitted on the default split's train dates.",
+    description="Features under their own normalizers, fitted on the default split's train dates. "
+    "Beside it: feature_statistics, feature_reference and feature_drift.",
 )  # fmt: skip
 @plain_failures
 def normalized_features(
@@ -99,16 +108,31 @@ def normalized_features(
     for name, reason in done.left_out.items():
         context.log.warning(f"feature {name} is left out: {reason}")
     statistics = feature_statistics(done.table, done.features, first, last)
-    bounds = build(NormalizationBounds, context.op_execution_context.op_config)
+    reference = fit_reference(features, done.features, first, last)
+    options = context.op_execution_context.op_config
+    limits = build_part(DriftLimits, options)
+    drift = judge(measure_drift(features, reference), limits)
     schema = normalized_schema([feature.name for feature in done.features], CLIP)
     outcomes = [
         contract_holds(done.table, schema),
-        normalized_within_bounds(statistics, bounds, done.left_out),
+        normalized_within_bounds(
+            statistics, build_part(NormalizationBounds, options), done.left_out
+        ),
+        drift_within_limits(drift, limits),
     ]
+    picture = f"![drift]({figure_to_png_data_uri(plot_drift(drift))})"
+    outcomes[-1] = replace(outcomes[-1], details=f"{outcomes[-1].details}\n\n{picture}")
+    beside = {
+        "feature_statistics": statistics,
+        "feature_reference": reference,
+        "feature_drift": drift,
+    }
     if any(outcome.stops for outcome in outcomes):
-        storage.write_rejected("normalized_features", done.table)
+        for name, table in {"normalized_features": done.table, **beside}.items():
+            storage.write_rejected(name, table)
     else:
-        storage.write_table("feature_statistics", statistics)
+        for name, table in beside.items():
+            storage.write_table(name, table)
     metadata = {
         "features": len(done.features),
         "train_dates": f"{first} to {last}",
@@ -118,6 +142,10 @@ def normalized_features(
         "statistics": dg.MetadataValue.md(
             markdown_table(statistics.columns, statistics.iter_rows())
         ),
+        "reference": dg.MetadataValue.md(
+            markdown_table(REFERENCE_SHOWN, reference.select(REFERENCE_SHOWN).iter_rows())
+        ),
+        "drift": dg.MetadataValue.md(picture),
     }
     yield from verdicts("normalized_features", outcomes, done.table, metadata)
 

@@ -44,7 +44,7 @@ class DriftLimits:
     )  # fmt: skip
     lasting_shift_ceiling: float = setting(
         0.9, "Ceiling for stock and sector features over a year or more: a move by one standard "
-        "deviation fails whatever the feature's past."
+        "deviation fails whatever the feature's past. For market-wide ones it is a WARN."
     )  # fmt: skip
     lasting_noise: float = setting(
         4.0, "Multiple of the window's own deviation: 3 would be right for one normal figure, "
@@ -68,7 +68,7 @@ class DriftLimits:
         "(alpha_1d, volume_ratio_5) fail in the first month that moves by one."
     )  # fmt: skip
     month_shift_ceiling: float = setting(
-        6.0, "Ceiling of the same: a change of unit, not of the market, whose stormiest month "
+        12.0, "Ceiling of the same: a change of unit, not of the market, whose stormiest month "
         "moved mkt_vol_20d by 4.5 in 50 built-in markets."
     )  # fmt: skip
     month_noise: float = setting(
@@ -162,15 +162,33 @@ def _judge_row(row: Mapping[str, Any], limits: DriftLimits) -> tuple[float | Non
     }
     name = max(shares, key=lambda key: shares[key])
     share = shares[name]
-    if share < limits.drift_warn_share:
-        return share, "ok", None
+    level = "error" if share >= 1.0 else "warn" if share >= limits.drift_warn_share else "ok"
+    bound = allowed[name]
+    if level == "ok" and _moved_with_its_market(row, limits):
+        name, level, bound = "mean shift", "warn", limits.lasting_shift_ceiling
+    if level == "ok":
+        return share, level, None
     when = f"{row['month']:%Y-%m}"
     span = when if row["months"] == 1 else f"the {row['months']} months to {when}"
-    reason = (
-        f"{row['feature']}: {name} is {figures[name]:.3g} in {span}, "
-        f"expected below {allowed[name]:.3g}"
+    return (
+        share,
+        level,
+        (f"{row['feature']}: {name} is {figures[name]:.3g} in {span}, expected below {bound:.3g}"),
     )
-    return share, "error" if share >= 1.0 else "warn", reason
+
+
+def _moved_with_its_market(row: Mapping[str, Any], limits: DriftLimits) -> bool:
+    """A market-wide series that moved as far, for as long, as would be an ERROR of a stock's.
+
+    Chance may explain it, so nothing stops; a person should still hear of it.
+    """
+    return (
+        row["scope"] == "market"
+        and row["normalizer"] != "none"
+        and row["months"] >= CEILING_MONTHS
+        and row["mean_shift"] is not None
+        and abs(row["mean_shift"]) >= limits.lasting_shift_ceiling
+    )
 
 
 def month_limits(row: Mapping[str, Any], limits: DriftLimits) -> dict[str, float]:

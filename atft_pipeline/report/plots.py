@@ -28,6 +28,7 @@ MARKET_SCORER = "equal_weight_market"
 ORACLE_SCORER = "oracle"  # its curve would dwarf all others; the tables have it
 NAMED_BASELINES = 4  # further ones are drawn in grey, without names
 ROLLING_DATES = 60
+DRIFT_FEATURES = 6
 NORMAL_95 = 1.96
 
 WIDTH_INCHES = 5.2
@@ -284,6 +285,42 @@ def plot_gradients(gradients: pl.DataFrame) -> "Figure":
         axes.set_title("gradient L2 norm by group; a cross is exactly zero")
         axes.set_xlabel("step")
         figure.legend(loc="outside lower left", ncols=2)
+    return figure
+
+
+def plot_drift(drift: pl.DataFrame) -> "Figure":
+    """Mean shift by month of the features nearest to, or beyond, their drift limits.
+
+    Args:
+        drift: (feature, month, months, mean_shift, of_limit) of the table ``feature_drift``.
+    """
+    worst = (
+        drift.drop_nulls("of_limit")
+        .group_by("feature")
+        .agg(pl.col("of_limit").max())
+        .sort("of_limit", "feature", descending=[True, False])
+        .head(DRIFT_FEATURES)
+    )
+    with _style():
+        figure = _new_figure(height=3.2 + 0.2 * ((worst.height + 1) // 2))
+        axes = figure.subplots()
+        for number, (feature, share) in enumerate(worst.iter_rows()):
+            of_feature = (pl.col("feature") == feature) & (pl.col("months") == 1)
+            line = drift.filter(of_feature).sort("month")
+            axes.plot(
+                line["month"].to_numpy(),
+                _floats(line, "mean_shift"),
+                SERIES_DASHES[number],
+                marker=".",
+                color=SERIES_COLOURS[number],
+                lw=1.3,
+                label=f"{feature}, {share:.0%} of its limit",
+            )
+        axes.axhline(0.0, color=MUTED, lw=0.8)
+        axes.set_title("monthly mean less the training mean, in training std")
+        if worst.height:
+            _label_dates(axes, drift["month"].unique().sort().to_numpy())
+            figure.legend(loc="outside lower left", ncols=1)
     return figure
 
 

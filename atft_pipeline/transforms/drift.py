@@ -29,9 +29,9 @@ from atft_pipeline.transforms.features import Feature
 BINS = 10
 """Deciles of the training values; fewer where values tie."""
 
-CUT = 10.0
-"""In winsorized training standard deviations, twice what reaches the model: one absurd row does
-not move a month of thousands, a change of unit does."""
+CUT = 20.0
+"""In winsorized training standard deviations, four times what reaches the model: one absurd row
+does not move a month of thousands, a change of unit does."""
 
 FLAG_SCALE = 0.5
 """The standard deviation of a fair coin, used for all flags: a rare flag's own is so small that a
@@ -96,7 +96,7 @@ def fit_reference(
         months that were compared; and what those months deviate from the reference:
         ``month_shift`` and ``month_log_std`` (root mean squares), ``month_psi`` (mean),
         ``persistence`` (lag-1 correlation of monthly means, corrected for its small-sample bias,
-        from 0 to ``MAX_PERSISTENCE``). The last five are null with fewer than ``MIN_MONTHS`` months.
+        from 0 to ``MAX_PERSISTENCE``). The last four are null with fewer than ``MIN_MONTHS``.
     """
     training = table.filter(pl.col("date").is_between(train_start, train_end))
     months = _months(training["date"])
