@@ -47,7 +47,7 @@ class DriftLimits:
         "deviation fails whatever the feature's past. For market-wide ones it is a WARN."
     )  # fmt: skip
     lasting_noise: float = setting(
-        4.0, "Multiple of the window's own deviation: 3 would be right for one normal figure, "
+        5.0, "Multiple of the window's own deviation: 3 would be right for one normal figure, "
         "here are 60, heavy-tailed."
     )  # fmt: skip
     lasting_log_std: float = setting(
@@ -57,7 +57,7 @@ class DriftLimits:
         1.1, "Ceiling of the same for stock and sector features over a year: thrice or a third."
     )
     lasting_psi: float = setting(
-        0.5, "Floor for PSI of the last months together; by the usual reading 0.25 is a marked "
+        0.75, "Floor for PSI of the last months together; by the usual reading 0.25 is a marked "
         "change, and ordinary regimes reach it here."
     )  # fmt: skip
     lasting_psi_ceiling: float = setting(
@@ -72,7 +72,7 @@ class DriftLimits:
         "moved mkt_vol_20d by 4.5 in 50 built-in markets."
     )  # fmt: skip
     month_noise: float = setting(
-        12.0, "Multiple of a month's own deviation: one month may be a crash that training never "
+        15.0, "Multiple of a month's own deviation: one month may be a crash that training never "
         "saw, with volatility 10 such deviations up."
     )  # fmt: skip
     month_log_std: float = setting(
