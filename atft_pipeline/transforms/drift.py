@@ -226,7 +226,7 @@ def _month_deviation(
 ) -> dict[str, float | int | None]:
     """How far whole training months lie from all of them together."""
     # The warm-up of a long lookback has months of a few stocks: they are no typical months.
-    typical = sums.known >= 0.5 * np.median(sums.known)
+    typical = sums.known >= 0.5 * np.median(sums.known[sums.known > 0])
     whole = np.flatnonzero(typical & (months.dates >= MIN_DATES))
     if len(whole) < MIN_MONTHS:
         names = ("month_shift", "month_log_std", "month_psi", "persistence")

@@ -180,6 +180,16 @@ def test_a_short_reference_knows_no_chance():
     assert measure_drift(TABLE, short)["shift_noise"].null_count() == 39
 
 
+def test_a_feature_that_starts_late_is_compared_with_the_months_that_know_it():
+    late = TABLE.with_columns(
+        stock=pl.when(pl.col("date") >= dt.date(2019, 6, 1)).then("stock").otherwise(None)
+    )
+    known = fit_reference(late, FEATURES, START, TRAIN_END).row(0, named=True)
+    assert known["months"] == 7
+    assert known["month_shift"] < 0.1
+    assert known["missing_share"] > 0.7
+
+
 def test_the_window_holds_two_years_at_most():
     table = _table(end=dt.date(2022, 12, 31))
     drift = measure_drift(table, REFERENCE)

@@ -1,0 +1,81 @@
+"""The asset graph on the smallest market that has three parts, run once for all these tests.
+
+It is free of signal, so that what looks like skill is luck.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from atft_pipeline.__main__ import exit_code, materialize
+
+SMALL_MODEL = {
+    "model": {"hidden_size": 16, "heads": 2, "lookback": 5},
+    "training": {"max_epochs": 1, "device": "cpu"},
+}
+
+Config = Callable[..., dict[str, Any]]
+Run = Callable[..., dg.ExecuteInProcessResult]
+
+
+def _config(data_dir: Path, **ops: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "resources": {
+            "market": {"config": {"stocks": 60, "dates": 420, "signal": 0.0}},
+            "storage": {"config": {"data_dir": str(data_dir)}},
+            "split": {"config": {"validation_fraction": 0.2, "embargo": 0}},
+        },
+        "ops": {name: {"config": values} for name, values in ops.items()},
+    }
+
+
+def _run(select: str, data_dir: Path, **ops: dict[str, Any]) -> dg.ExecuteInProcessResult:
+    with dg.DagsterInstance.ephemeral() as instance:
+        return materialize(select, _config(data_dir, **ops), instance)
+
+
+@pytest.fixture(scope="session")
+def config() -> Config:
+    """``config(data_dir, asset={...})``: run config of the small market under ``data_dir``."""
+    return _config
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """``run(selection, data_dir, asset={...})``: materializes in this process."""
+    return _run
+
+
+@pytest.fixture(scope="session")
+def small_model() -> dict[str, Any]:
+    """Config of ``trained_model`` that trains in a second."""
+    return SMALL_MODEL
+
+
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory) -> Path:
+    """A data dir with everything before training."""
+    data_dir = tmp_path_factory.mktemp("tables")
+    assert exit_code(_run("*stock_graph", data_dir)) == 0
+    return data_dir
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory) -> tuple[Path, dg.ExecuteInProcessResult]:
+    """A data dir with everything, and the result of the run that made it."""
+    data_dir = tmp_path_factory.mktemp("whole")
+    return data_dir, _run("*", data_dir, trained_model=SMALL_MODEL)
+
+
+@pytest.fixture
+def tables_copy(tables, tmp_path) -> Path:
+    return Path(shutil.copytree(tables, tmp_path / "data"))
+
+
+@pytest.fixture
+def whole_copy(whole, tmp_path) -> Path:
+    return Path(shutil.copytree(whole[0], tmp_path / "data"))
