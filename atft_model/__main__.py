@@ -11,6 +11,7 @@ from atft_model import settings
 from atft_model.config import PRESETS, from_dict, read_run_file, resolve
 from atft_model.errors import InputError
 from atft_model.process import die_with_parent, keep_freed_memory
+from atft_model.training.reporter import Reporter, open_reporter
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,11 +20,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.die_with_parent:
         die_with_parent()
-    try:
-        return options.command(options)
-    except InputError as error:
-        print(f"atft_model: {error}", file=sys.stderr)
-        return 2
+    # Opened before anything can fail: a process that never answered would read as a lost one.
+    with open_reporter() as reporter:
+        try:
+            return options.command(options, reporter)
+        except InputError as error:
+            print(f"atft_model: {error}", file=sys.stderr)
+            return 2
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_train(options: argparse.Namespace) -> int:
+def run_train(options: argparse.Namespace, reporter: Reporter) -> int:
     """``train``: settings, then the run, then the ledger."""
     if options.resolved:
         config = from_dict(json.loads(options.resolved.read_text()), str(options.resolved))
@@ -68,10 +71,8 @@ def run_train(options: argparse.Namespace) -> int:
     start_logging(options.out / "train.log")
     # Imported late: bad settings are reported without waiting for torch.
     from atft_model.run import append_trial, train
-    from atft_model.training.reporter import open_reporter
 
-    with open_reporter() as reporter:
-        record = train(config, options.panel, options.graph, options.out, reporter)
+    record = train(config, options.panel, options.graph, options.out, reporter)
     if options.ledger:
         append_trial(options.ledger, record)
     log = logging.getLogger("atft")
@@ -83,7 +84,7 @@ def run_train(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_predict(options: argparse.Namespace) -> int:
+def run_predict(options: argparse.Namespace, reporter: Reporter) -> int:
     """``predict``: scores to a Parquet file, written whole or not at all."""
     start_logging(None)
     import pyarrow.parquet as pq
@@ -96,6 +97,7 @@ def run_predict(options: argparse.Namespace) -> int:
     pq.write_table(table, temporary)
     os.replace(temporary, options.out)
     logging.getLogger("atft").info("%s scores written to %s", f"{len(table):,}", options.out)
+    reporter.result({"scores": len(table)})
     return 0
 
 

@@ -8,8 +8,9 @@ from atft_pipeline.failures import console
 from atft_pipeline.resources import Market, SplitSettings
 from atft_pipeline.storage import Storage, TableIOManager, VersionIOManager
 
-market = Market()
-storage = Storage(market=market)
+# At launch, or the I/O managers would keep the storage of import time whatever the run config says.
+market = Market.configure_at_launch()
+storage = Storage.configure_at_launch(market=market)
 
 defs = dg.Definitions(
     assets=[

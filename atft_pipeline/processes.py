@@ -63,9 +63,12 @@ def run_model_process(
 @contextmanager
 def _pipes_session(context: dg.AssetExecutionContext) -> Iterator[Any]:
     with warnings.catch_warnings():
-        # Every session of Dagster's reads this property of its own; nothing of ours does.
+        # Every session of Dagster's reads these two of its own; nothing of ours does.
         warnings.filterwarnings(
             "ignore", "Function `PipesMessageReader.expected_writer_count`", dg.PreviewWarning
+        )
+        warnings.filterwarnings(
+            "ignore", "AssetExecutionContext.run_id is deprecated", DeprecationWarning
         )
         with dg.open_pipes_session(
             context=context,

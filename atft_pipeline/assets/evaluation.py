@@ -54,7 +54,7 @@ def predictions(
 ) -> dg.Output[pl.DataFrame]:  # fmt: skip
     """Scores by the one forward path, in the model's own process."""
     folder = current_run(trained_model)
-    out = storage.root / "scratch" / f"predictions-{context.run_id}.parquet"
+    out = storage.root / "scratch" / f"predictions-{context.run.run_id}.parquet"
     run_model_process(
         context,
         ["predict", "--run", str(folder), "--panel", str(panel), "--graph", str(stock_graph),

@@ -172,7 +172,7 @@ def test_evaluation_is_queryable_and_reported(whole):
     report = Path(str(materialization.metadata["report"].value))
     assert report == root / "reports" / f"{run_id[0]}.html"
     text = report.read_text()
-    assert text.lstrip().startswith("<!doctype html>")
+    assert text.lstrip().startswith("<!DOCTYPE html>")
     assert run_id[0] in text
     assert "normalized_within_bounds" in text
 
