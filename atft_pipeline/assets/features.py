@@ -1,13 +1,12 @@
 """Features, targets, the normalized table and the panel."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from atft_model.data.artifacts import prune
+from atft_model.data.artifacts import file_hash, prune
 from atft_model.data.normalizer import CLIP
 from atft_model.data.panel import write_panel
 from atft_pipeline.checks.drift import DriftLimits, drift_within_limits, judge
@@ -38,6 +37,11 @@ from atft_pipeline.transforms.panel import build_panel, default_split, trading_c
 from atft_pipeline.transforms.targets import forward_returns
 
 REFERENCE_SHOWN = ["feature", "mean", "std", "missing_share", "months", "month_shift"]
+
+PANEL_INPUTS = (
+    "prices", "trading_universe", "targets", "features", "normalized_features", "raw_listings",
+)  # fmt: skip
+"""Tables whose content hashes the panel's manifest keeps."""
 
 BY_NAME = {feature.name: feature for feature in REGISTRY}
 
@@ -112,16 +116,15 @@ def normalized_features(
     options = context.op_execution_context.op_config
     limits = build_part(DriftLimits, options)
     drift = judge(measure_drift(features, reference), limits)
+    picture = f"![drift]({figure_to_png_data_uri(plot_drift(drift))})"
     schema = normalized_schema([feature.name for feature in done.features], CLIP)
     outcomes = [
         contract_holds(done.table, schema),
         normalized_within_bounds(
             statistics, build_part(NormalizationBounds, options), done.left_out
         ),
-        drift_within_limits(drift, limits),
+        drift_within_limits(drift, limits, picture),
     ]
-    picture = f"![drift]({figure_to_png_data_uri(plot_drift(drift))})"
-    outcomes[-1] = replace(outcomes[-1], details=f"{outcomes[-1].details}\n\n{picture}")
     beside = {
         "feature_statistics": statistics,
         "feature_reference": reference,
@@ -153,7 +156,8 @@ def normalized_features(
 @dg.asset(
     group_name="features", kinds={"numpy"}, output_required=False, io_manager_key="versions",
     config_schema=fields_of(PanelGate),
-    check_specs=[spec("panel", "panel_is_alive", "Every feature varies on every part.")],
+    check_specs=[spec("panel", "panel_is_alive",
+                      "Finite; every feature varies on every part; few zeros; enough stocks.")],
     description="Model-ready arrays [dates, stocks, features] with masks, targets and a manifest.",
 )  # fmt: skip
 @plain_failures
@@ -168,6 +172,7 @@ def panel(
         prices, trading_universe, targets, features, normalized_features,
         tuple(BY_NAME[name] for name in normalized_features.columns[2:]),
         raw_listings, parts, market.name(),
+        {name: file_hash(storage.table_path(name)) for name in PANEL_INPUTS},
     )  # fmt: skip
     outcome = panel_is_alive(built, build(PanelGate, context.op_execution_context.op_config))
     metadata: dict[str, Any] = {

@@ -22,6 +22,9 @@ from atft_pipeline.transforms.drift import MIN_DATES
 SHOWN = 15
 """Rows shown with a verdict, worst first."""
 
+MARKET_WIDE = ("market", "section")
+"""Scopes of one value per date, or of one for each of a few market sections."""
+
 CEILING_MONTHS = 12
 """A move that lasted a year is no season."""
 
@@ -83,16 +86,19 @@ class DriftLimits:
         "spread or a tenth; a column that went dead."
     )  # fmt: skip
     missing_growth: float = setting(
-        0.3, "Rise of the share of unknown values in any month: a table that stopped arriving."
+        0.4,
+        "Rise of the share of unknown values in any month: a table that stopped arriving. "
+        "Forecasts and statements have seasons: stmt_rev_fore_np rises by 0.24 every June.",
     )
 
 
-def drift_within_limits(judged: pl.DataFrame, limits: DriftLimits) -> Outcome:
+def drift_within_limits(judged: pl.DataFrame, limits: DriftLimits, picture: str = "") -> Outcome:
     """Raw statistics after the training dates are near those of the training dates.
 
     Args:
         judged: From ``judge``.
         limits: At the ERROR level ``on_drift`` says whether the verdict stops.
+        picture: Markdown shown below the worst rows.
     """
     levels = dict(judged.group_by("level").len().iter_rows())
     errors, warnings = levels.get("error", 0), levels.get("warn", 0)
@@ -107,6 +113,7 @@ def drift_within_limits(judged: pl.DataFrame, limits: DriftLimits) -> Outcome:
     else:
         top = worst.row(0, named=True)
         figure = f"worst {top['feature']}: {top['of_limit']:.0%} of its limit"
+    table = markdown_table(SHOWN_COLUMNS, worst.select(SHOWN_COLUMNS).head(SHOWN).iter_rows())
     by_feature = judged.filter(pl.col("level") == "error")["feature"].n_unique()
     largest = judged["of_limit"].max()
     return Outcome(
@@ -121,7 +128,7 @@ def drift_within_limits(judged: pl.DataFrame, limits: DriftLimits) -> Outcome:
             "rows_at_warn": warnings,
             "worst_share_of_limit": float(largest) if isinstance(largest, float) else 0.0,
         },
-        details=markdown_table(SHOWN_COLUMNS, worst.select(SHOWN_COLUMNS).head(SHOWN).iter_rows()),
+        details=f"{table}\n\n{picture}",
     )
 
 
@@ -186,7 +193,7 @@ def _moved_with_its_market(row: Mapping[str, Any], limits: DriftLimits) -> bool:
     Chance may explain it, so nothing stops; a person should still hear of it.
     """
     return (
-        row["scope"] == "market"
+        row["scope"] in MARKET_WIDE
         and row["normalizer"] != "none"
         and row["months"] >= CEILING_MONTHS
         and row["mean_shift"] is not None
@@ -197,7 +204,7 @@ def _moved_with_its_market(row: Mapping[str, Any], limits: DriftLimits) -> bool:
 def month_limits(row: Mapping[str, Any], limits: DriftLimits) -> dict[str, float]:
     """What a single month may deviate; infinite where one month tells nothing."""
     shift = max(limits.month_shift, _times(limits.month_noise, row["shift_noise"]))
-    flag, market = row["normalizer"] == "none", row["scope"] == "market"
+    flag, market = row["normalizer"] == "none", row["scope"] in MARKET_WIDE
     return {
         "mean shift": math.inf if flag and market else min(shift, limits.month_shift_ceiling),
         # A market-wide series may hold one value, or any part of its range, for a month.
@@ -213,7 +220,7 @@ def lasting_limits(row: Mapping[str, Any], limits: DriftLimits) -> dict[str, flo
     shift = max(limits.lasting_shift, _times(noise, row["shift_noise"]))
     log_std = max(limits.lasting_log_std, _times(noise, row["log_std_noise"]))
     psi = max(limits.lasting_psi, _times(noise, row["psi_noise"]))
-    flag, market = row["normalizer"] == "none", row["scope"] == "market"
+    flag, market = row["normalizer"] == "none", row["scope"] in MARKET_WIDE
     if not market and row["months"] >= CEILING_MONTHS:
         shift = min(shift, limits.lasting_shift_ceiling)
         log_std = min(log_std, limits.lasting_log_std_ceiling)

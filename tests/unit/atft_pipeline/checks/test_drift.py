@@ -53,7 +53,7 @@ def test_quiet_rows_pass(kind, span):
         (STOCK, {"std_ratio": 0.05}),
         (STOCK, {"std_ratio": 11.0}),
         (STOCK, {"std_ratio": 0.0}),
-        (STOCK, {"missing_growth": 0.31}),
+        (STOCK, {"missing_growth": 0.41}),
         (STOCK, {"mean_shift": None, "std_ratio": None, "psi": None, "missing_growth": 1.0}),
         (STOCK, YEAR | {"mean_shift": 0.51}),
         (STOCK, YEAR | {"std_ratio": 2.1}),
@@ -84,6 +84,12 @@ def test_what_training_months_do_themselves_is_no_drift():
     year = wild | {"shift_noise": 0.3, **YEAR}
     assert _level(**MARKET, **year, mean_shift=0.85, psi=3.0) == "ok"
     assert _level(**MARKET_FLAG, **wild, **YEAR, mean_shift=1.5, std_ratio=0.0, psi=9.0) == "ok"
+
+
+def test_a_few_sections_may_hold_one_value_for_a_month():
+    section = {"feature": "flow_breadth_pos", "scope": "section", "normalizer": "time_series"}
+    assert _level(**section, std_ratio=0.0) == "ok"
+    assert _level(**STOCK, std_ratio=0.0) == "error"
 
 
 def test_a_lasting_move_by_one_std_of_a_stock_feature_fails_whatever_its_past():
