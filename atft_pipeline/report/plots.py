@@ -423,7 +423,8 @@ def _label_dates(axes: "Axes", dates: np.ndarray) -> None:
 
     days = (dates[-1] - dates[0]).astype("timedelta64[D]").astype(int) if len(dates) else 0
     form = "%Y" if days > 5 * 365 else "%b %Y" if days > 150 else "%d %b"
-    axes.xaxis.set_major_locator(AutoDateLocator(minticks=3, maxticks=5))
+    # Two ticks are enough: 25 to 36 months have no interval of months that gives 3 to 5.
+    axes.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=5))
     axes.xaxis.set_major_formatter(DateFormatter(form))
 
 
