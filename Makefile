@@ -12,7 +12,7 @@ export ATFT_START_DATE ?= 2010-01-01
 export ATFT_END_DATE ?= 2015-12-31
 endif
 
-.PHONY: help run run-real test lint ui clean
+.PHONY: help run run-real test lint docs ui clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -40,6 +40,11 @@ lint: $(VENV)/.installed  ## format, lint, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed  ## write docs/features.md from the feature registry
+	mkdir -p docs
+	$(BIN)/python -m atft_pipeline features-table > docs/features.md.new
+	mv docs/features.md.new docs/features.md
 
 ui: $(VENV)/.installed  ## the Dagster UI on this machine, port 3000
 	env -u DAGSTER_MODULE_NAME $(BIN)/dagster dev -h 127.0.0.1

@@ -54,6 +54,16 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     predict.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     predict.set_defaults(command=run_predict)
+
+    bench = commands.add_parser("bench", help="training speed and memory on a random panel")
+    for name, default in (("features", 82), ("stocks", 300), ("dates", 600), ("steps", 6),
+                          ("repeats", 3), ("lookback", 20), ("hidden", 64),
+                          ("batch-windows", 2048), ("run-length", 60)):  # fmt: skip
+        bench.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
+    bench.add_argument("--precision", default="32", choices=("32", "bf16-mixed"))
+    bench.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    bench.add_argument("--json", type=Path, help="file for the result")
+    bench.set_defaults(command=run_bench, die_with_parent=False)
     return parser
 
 
@@ -98,6 +108,26 @@ def run_predict(options: argparse.Namespace, reporter: Reporter) -> int:
     os.replace(temporary, options.out)
     logging.getLogger("atft").info("%s scores written to %s", f"{len(table):,}", options.out)
     reporter.result({"scores": len(table)})
+    return 0
+
+
+def run_bench(options: argparse.Namespace, _: Reporter) -> int:
+    """``bench``: one table on the terminal, the same numbers as JSON."""
+    settings_given = {
+        "model": {"lookback": options.lookback, "hidden_size": options.hidden},
+        "training": {"batch_windows": options.batch_windows, "run_length": options.run_length,
+                     "precision": options.precision, "device": options.device},
+    }  # fmt: skip
+    config = resolve("standard", [("command line", settings_given)])
+    from atft_model.bench import BenchSize, measure, show, write_result
+
+    size = BenchSize(
+        options.dates, options.stocks, options.features, options.steps, options.repeats
+    )
+    result = measure(config, size)
+    print(show(result))
+    if options.json:
+        write_result(result, options.json)
     return 0
 
 

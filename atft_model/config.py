@@ -233,6 +233,8 @@ def unknown_key(where: str, key: str, known: Sequence[str]) -> InputError:
 
 
 def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    if not known:
+        return "; nothing can be set here"
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -24,7 +25,7 @@ from atft_model.data.artifacts import write_text_atomically
 from atft_model.data.batches import (
     DevicePanel,
     TargetScale,
-    epoch_batches,
+    fewest_batches,
     fit_target_scale,
     runs_per_batch,
     usable_dates,
@@ -86,6 +87,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "run.json").exists():
         raise InputError(f"{folder}: a run was trained here already; give another run id")
+    clear_leftovers(folder)
     write_text_atomically(folder / "config.json", json.dumps(to_dict(config), indent=1))
     seed_everything(config.training.seed)
     statistics = fit_statistics(panel, panel.split.train)
@@ -109,6 +111,14 @@ def train(
     return record
 
 
+def clear_leftovers(folder: Path) -> None:
+    """Removes what a killed run left: its weights and readings must not pass for the next one's."""
+    if (folder / "health").exists():
+        shutil.rmtree(folder / "health")
+    for path in (*folder.glob("*.pt"), *folder.glob(".*.tmp")):
+        path.unlink()
+
+
 def build_trainer(
     config: RunConfig, data: DevicePanel, folder: Path, reporter: Reporter
 ) -> Trainer:
@@ -129,7 +139,7 @@ def build_trainer(
             )
     windows = float(data.scorable[torch.from_numpy(dates["train"])].sum(dim=1).float().mean())
     runs = runs_per_batch(training.batch_windows, training.run_length, windows)
-    steps = len(list(epoch_batches(dates["train"], training.run_length, runs)))
+    steps = fewest_batches(dates["train"], training.run_length, runs)
     steps = min(steps, training.max_steps_per_epoch or steps)
     model = ATFT(config.model, model_shape(panel)).to(data.device)
     optimizer = build_optimizer(model, config.optimizer)

@@ -15,6 +15,8 @@ from dagster._core.errors import DagsterHomeNotSetError
 from atft_model.errors import InputError
 from atft_pipeline.config_schema import check_run_config
 from atft_pipeline.definitions import defs
+from atft_pipeline.failures import is_failed_check
+from atft_pipeline.feature_page import features_page
 
 READY = "start with make run, or source activate.sh first"
 RED, GREEN, YELLOW, PLAIN = "\033[31m", "\033[32m", "\033[33m", "\033[0m"
@@ -28,11 +30,15 @@ def main(arguments: list[str] | None = None) -> int:
         command itself cannot be carried out, with one line on stderr.
     """
     parser = argparse.ArgumentParser(prog="python -m atft_pipeline", description=__doc__)
-    commands = parser.add_subparsers(required=True)
+    commands = parser.add_subparsers(required=True, dest="command")
     run = commands.add_parser("run", help="materialize the graph and print a summary")
     run.add_argument("--select", default="*", help="asset selection (default: everything)")
     run.add_argument("--config", type=Path, help="Dagster run config, YAML")
+    commands.add_parser("features-table", help="print docs/features.md, written from the registry")
     options = parser.parse_args(arguments)
+    if options.command == "features-table":
+        print(features_page(), end="")
+        return 0
     started = time.monotonic()
     try:
         config = read_config(options.config) if options.config else {}
@@ -157,6 +163,9 @@ def failures(result: dg.ExecuteInProcessResult) -> list[str]:
             message = event.step_failure_data.user_failure_data.description or ""
         else:
             message = error.message.strip() if error else ""
+            if is_failed_check(error):
+                checks = message.splitlines()[-1].partition(": ")[2].replace(",", ", ")
+                message = f"not stored, failed {checks}"
         message = message.removeprefix(f"{InputError.__module__}.{InputError.__qualname__}: ")
         lines.append(f"{event.step_key}: {message.splitlines()[0] if message else 'see above'}")
     return lines

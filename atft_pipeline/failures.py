@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterAssetCheckFailedError
 
 from atft_model.errors import InputError
 
@@ -54,9 +55,16 @@ class _WithoutTraceOfFailures(logging.Filter):
         # The run's own failure event repeats that of its first failed step.
         first = getattr(data, "first_step_failure_event", None)
         data = first.event_specific_data if first else data
-        if getattr(data, "user_failure_data", None):
+        error = getattr(data, "error", None)
+        said = getattr(data, "user_failure_data", None) or is_failed_check(error)
+        if said:
             record.msg = record.msg.partition(TRACE)[0]
         return True
+
+
+def is_failed_check(error: Any) -> bool:
+    """Whether a step's error record says that a blocking check failed: it has the evidence."""
+    return getattr(error, "cls_name", None) == DagsterAssetCheckFailedError.__name__
 
 
 @dg.logger(

@@ -7,7 +7,8 @@ columns beyond what every daily bar has, so that a source without them leaves th
 Normalizers: ``cross_section`` where a stock's place among the date's stocks carries the meaning.
 ``time_series`` where it would erase it: market-wide series; ``rel_strength_5d``, which differs from
 ``returns_5d`` by the same number for all stocks of a date; ``log_returns_1d``, kept so that one
-return shows how large the day was; ``sec_vol_20_z``, already a score against its own past.
+return shows how large the day was; ``sec_vol_20_z``, already a score against its own past;
+``stmt_days_since_statement``, as news ages by the day, whatever other companies do.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,8 @@ from collections.abc import Set as AbstractSet
 
 import polars as pl
 
+from atft_pipeline.transforms import flows as flow
+from atft_pipeline.transforms import fundamentals as stmt
 from atft_pipeline.transforms import indicators, liquidity, returns
 from atft_pipeline.transforms import market as mkt
 from atft_pipeline.transforms import sector as sec
@@ -23,8 +26,16 @@ from atft_pipeline.transforms.features import Feature, Group, Normalizer
 CLOSES = ("prices.close",)
 RANGE = ("prices.high", "prices.low", "prices.close")
 VOLUME = ("prices.volume",)
-SHARES = ("prices.turnover", "prices.raw_close", "listings.shares_outstanding")
+SHARES = (
+    "prices.turnover",
+    "prices.raw_close",
+    "listings.shares_outstanding or statements.shares_outstanding",
+)
 SECTOR = ("prices.close", "listings.sector")
+FOREIGN = ("investor_flows.foreign_buy", "investor_flows.foreign_sell")
+INDIVIDUAL = ("investor_flows.individual_buy", "investor_flows.individual_sell")
+TRADED = ("investor_flows.total_buy", "investor_flows.total_sell")
+DISCLOSED = ("statements.disclosed_on",)
 
 CLOSE = pl.col("close")
 HIGH = pl.col("high")
@@ -167,6 +178,95 @@ def _relative_strength_index(bars: int) -> Feature:
     )
 
 
+def _flow(
+    name: str,
+    formula: str,
+    needs: tuple[str, ...],
+    weeks: int,
+    normalizer: Normalizer = "time_series",
+    score: str | None = None,
+) -> Feature:
+    """A feature of the newest week that is public, of the stock's market section."""
+    expression = pl.col(score or name.removeprefix("flow_"))
+    lookback = 5 * weeks + 5 + flow.STALE_DAYS  # published some days later, then held
+    return Feature(name, formula, "flow", "section", needs, lookback, normalizer, expression)
+
+
+def _statement(
+    name: str,
+    formula: str,
+    items: tuple[str, ...],
+    expression: pl.Expr,
+    years: int = 1,
+) -> Feature:
+    """A feature of the newest disclosure, held until the next one, or until it is stale."""
+    needs = tuple(f"statements.{item}" for item in items)
+    lookback = stmt.STALE_DAYS + mkt.YEAR_BARS * years
+    return Feature(
+        name, formula, "statement", "statement", needs, lookback, "cross_section", expression
+    )
+
+
+def _net_z(kind: str, needs: tuple[str, ...]) -> Feature:
+    return _flow(
+        f"flow_{kind}_net_z", f"z52 of the week's {kind} net buying (bought less sold)", needs, 52
+    )
+
+
+def _net_ratio(kind: str, needs: tuple[str, ...]) -> Feature:
+    return _flow(
+        f"flow_{kind}_net_ratio", f"{kind} (bought - sold) / (bought + sold), newest week", needs, 1
+    )
+
+
+def _year_on_year(name: str, item: str, label: str) -> Feature:
+    return _statement(
+        name,
+        f"({label} - {label} of the same quarter a fiscal year before) / |the latter|, cumulative "
+        "in the fiscal year",
+        (item,),
+        stmt.year_on_year(item),
+        years=2,
+    )
+
+
+def _margin(name: str, profit: str, label: str) -> Feature:
+    return _statement(
+        name, f"{label} / sales, cumulative in the fiscal year", (profit, "sales"),
+        stmt.margin(profit),
+    )  # fmt: skip
+
+
+def _progress(name: str, profit: str, label: str) -> Feature:
+    return _statement(
+        name,
+        f"cumulative {label} / newest forecast of it for the whole fiscal year; null where that is "
+        "not positive",
+        (profit, f"forecast_{profit}"),
+        stmt.progress(profit),
+    )
+
+
+def _revision(name: str, profit: str, label: str) -> Feature:
+    return _statement(
+        name,
+        f"(newest forecast of {label} - the previous one for the same fiscal year) / |the latter|; "
+        "null from a fiscal year's first forecast to its second",
+        (f"forecast_{profit}",),
+        stmt.revision(profit),
+    )
+
+
+def _return_on(name: str, capital: str, label: str) -> Feature:
+    return _statement(
+        name,
+        f"net profit of the last four quarters / {label}; null where that is not positive",
+        ("net_profit", capital),
+        stmt.return_on(capital),
+        years=2,
+    )
+
+
 TRAILING_YEAR = (
     f"the trailing year ({mkt.YEAR_BARS} days, today included, at least {mkt.MIN_YEAR_BARS} known)"
 )
@@ -205,7 +305,7 @@ CORE: tuple[Feature, ...] = (
     _volume_ratio(20),
     _price(
         "turnover_rate",
-        "(turnover / raw_close) / shares_outstanding, in the day's own units of shares",
+        "(turnover / raw_close) / shares_outstanding of the newest statement, else of the listing",
         1,
         liquidity.turnover_rate(
             pl.col("turnover"), pl.col("raw_close"), pl.col("shares_outstanding")
@@ -297,6 +397,75 @@ CORE: tuple[Feature, ...] = (
         20,
         indicators.average_gap(LEVEL, 5, 20),
     ),
+    _net_z("foreign", FOREIGN),
+    _net_z("individual", INDIVIDUAL),
+    _flow("flow_activity_z", "z52 of the value bought and sold in the week", TRADED, 52),
+    _flow(
+        "flow_smart_idx",
+        "flow_foreign_net_z - flow_individual_net_z",
+        (*FOREIGN, *INDIVIDUAL),
+        52,
+    ),
+    _flow(
+        "flow_smart_mom4",
+        f"flow_smart_idx less its mean over {flow.MOMENTUM_WEEKS} weeks",
+        (*FOREIGN, *INDIVIDUAL),
+        51 + flow.MOMENTUM_WEEKS,
+    ),
+    _flow(
+        "flow_shock_flag",
+        f"1 where |flow_smart_idx| is at least {flow.SHOCK:g} times its sample std over "
+        f"{flow.WEEKS} weeks (at least {flow.MIN_WEEKS} known), else 0",
+        (*FOREIGN, *INDIVIDUAL),
+        103,
+        "none",
+    ),
+    Feature(
+        "flow_impulse",
+        "1 on the day from which a new week counts, else 0",
+        "flow",
+        "section",
+        FOREIGN,
+        5 + flow.STALE_DAYS,
+        "none",
+        (pl.col("days_since") == 0).cast(pl.Float64),
+    ),
+    Feature(
+        "flow_days_since",
+        "trading days since the newest week counts, 0 on that day",
+        "flow",
+        "section",
+        FOREIGN,
+        5 + flow.STALE_DAYS,
+        "time_series",
+        pl.col("days_since"),
+    ),
+    _year_on_year("stmt_yoy_sales", "sales", "sales"),
+    _year_on_year("stmt_yoy_op", "operating_profit", "operating profit"),
+    _margin("stmt_opm", "operating_profit", "operating profit"),
+    _progress("stmt_progress_op", "operating_profit", "operating profit"),
+    _revision("stmt_rev_fore_op", "operating_profit", "operating profit"),
+    Feature(
+        "stmt_imp_statement",
+        "1 on the day from which a disclosure of the company counts, else 0",
+        "statement",
+        "stock",
+        DISCLOSED,
+        1,
+        "none",
+        (pl.col("statement_days") == 0).fill_null(False).cast(pl.Float64),
+    ),
+    Feature(
+        "stmt_days_since_statement",
+        "trading days since the company's newest disclosure counts, 0 on that day; null after "
+        f"{stmt.STALE_DAYS}",
+        "statement",
+        "stock",
+        DISCLOSED,
+        stmt.STALE_DAYS,
+        "time_series",
+        pl.when(pl.col("statement_days") <= stmt.STALE_DAYS).then(pl.col("statement_days")),
+    ),
 )
 
 EXTRA: tuple[Feature, ...] = (
@@ -377,9 +546,54 @@ EXTRA: tuple[Feature, ...] = (
         sec.where_enough_members(RETURN - pl.col("sector_return_1d"), pl.col("sector_members")),
         needs=SECTOR,
     ),
+    _net_ratio("foreign", FOREIGN),
+    _net_ratio("individual", INDIVIDUAL),
+    _flow(
+        "flow_activity_ratio",
+        f"value bought and sold in the week / its mean over {flow.WEEKS} weeks (at least "
+        f"{flow.MIN_WEEKS} known)",
+        TRADED,
+        52,
+    ),
+    _flow(
+        "flow_breadth_pos",
+        "share of foreigners, individuals and all others that bought net in the newest week",
+        (*FOREIGN, *INDIVIDUAL, *TRADED),
+        1,
+    ),
+    _year_on_year("stmt_yoy_np", "net_profit", "net profit"),
+    _margin("stmt_npm", "net_profit", "net profit"),
+    _progress("stmt_progress_np", "net_profit", "net profit"),
+    _revision("stmt_rev_fore_np", "net_profit", "net profit"),
+    _return_on("stmt_roe", "equity", "equity"),
+    _return_on("stmt_roa", "total_assets", "total assets"),
 )
 
 MASKS: tuple[Feature, ...] = (
+    Feature(
+        "is_flow_valid",
+        f"1 where a week of flows of the stock's section first counted at most {flow.STALE_DAYS} "
+        "trading days ago, else 0",
+        "mask",
+        "stock",
+        FOREIGN,
+        5 + flow.STALE_DAYS,
+        "none",
+        (pl.col("flow_days") <= flow.STALE_DAYS).fill_null(False).cast(pl.Float64),
+    ),
+    Feature(
+        "is_stmt_valid",
+        f"1 where the company disclosed something at most {stmt.STALE_DAYS} trading days ago and "
+        "has reported a period before, else 0",
+        "mask",
+        "stock",
+        DISCLOSED,
+        stmt.STALE_DAYS,
+        "none",
+        ((pl.col("statement_days") <= stmt.STALE_DAYS) & pl.col("statement_quarter").is_not_null())
+        .fill_null(False)
+        .cast(pl.Float64),
+    ),
     _price(
         "is_valid_ma",
         "1 where the stock has 200 bars or more, so that every moving average is valid, else 0",
@@ -409,11 +623,16 @@ def unmet_needs(
     """The needed source columns that are absent or hold no value.
 
     Args:
-        tables: Source tables by the name that ``needs`` uses: ``prices``, ``listings``.
+        tables: Source tables by the name that ``needs`` uses: ``prices``, ``listings``,
+            ``statements``, ``investor_flows``.
         registry: Whose needs to look up.
     """
     needs = {need for feature in registry for need in feature.needs}
-    return {need for need in needs if not _is_met(tables, *need.split("."))}
+    return {
+        need
+        for need in needs
+        if not any(_is_met(tables, *column.split(".")) for column in need.split(" or "))
+    }
 
 
 def _is_met(tables: Mapping[str, pl.DataFrame], table: str, column: str) -> bool:

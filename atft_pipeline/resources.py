@@ -36,6 +36,14 @@ class Market(dg.ConfigurableResource):
     indices: str | None = Field(
         default=None, description="files: optional table of index closes. Empty: ATFT_INDICES."
     )
+    statements: str | None = Field(
+        default=None,
+        description="files: optional table of company statements. Empty: ATFT_STATEMENTS.",
+    )
+    flows: str | None = Field(
+        default=None,
+        description="files: optional table of weekly investor flows. Empty: ATFT_FLOWS.",
+    )
     start_date: str | None = Field(
         default=None,
         description="files: first date used, YYYY-MM-DD. Empty: ATFT_START_DATE, else all.",
@@ -87,6 +95,8 @@ class Market(dg.ConfigurableResource):
                 prices=Path(prices),
                 listings=_path(self.listings, "ATFT_LISTINGS"),
                 indices=_path(self.indices, "ATFT_INDICES"),
+                statements=_path(self.statements, "ATFT_STATEMENTS"),
+                flows=_path(self.flows, "ATFT_FLOWS"),
                 start_date=_date(self.start_date, "ATFT_START_DATE"),
                 end_date=_date(self.end_date, "ATFT_END_DATE"),
             )

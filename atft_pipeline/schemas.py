@@ -69,12 +69,29 @@ RAW_LISTINGS = _table(
     ["code"],
 )
 
+
+def _once_per_date(data: pa.PolarsData) -> pl.LazyFrame:
+    return data.lazyframe.select(~pl.struct("date", data.key).is_duplicated())
+
+
+# Its key is a check of a column: where a table has a column called index, pandera stumbles over
+# its own of that name when it lists the rows of a repeated key.
 RAW_INDICES = _table(
     "raw_indices",
-    _columns(required={"date": pl.Date, "index": pl.String, "close": pl.Float64}),
-    ["date", "index"],
+    {
+        "date": pa.Column(pl.Date),
+        "index": pa.Column(pl.String, pa.Check(_once_per_date, error="unique within its date")),
+        "close": pa.Column(pl.Float64),
+    },
 )
 
+_FINITE = pa.Check.in_range(
+    float("-inf"), float("inf"), include_min=False, include_max=False, error="finite"
+)
+
+_HORIZONS = {
+    f"target_{days}d": pa.Column(pl.Float64, _FINITE, nullable=True) for days in (1, 5, 10, 20)
+}
 RAW_STATEMENTS = _table(
     "raw_statements",
     _columns(
@@ -124,20 +141,21 @@ RAW_INVESTOR_FLOWS = _table(
 )
 """Value traded by investor type over ``first_date`` to ``last_date`` (a week), per market section.
 
-Sections do not overlap (no totals among them). A period may be published again with corrections.
+Sections are named as ``raw_listings`` names markets, and do not overlap (no totals among them); a
+source that has the whole market only calls it ``WHOLE_MARKET``. A period may be published again
+with corrections.
 """
 
-_HORIZONS = {f"target_{days}d": pl.Float64 for days in (1, 5, 10, 20)}
+WHOLE_MARKET = "ALL"
+
 
 PLANTED_RETURN = _table(
-    "planted_return",
-    _columns(required={"date": pl.Date, "code": pl.String}, nullable=_HORIZONS),
-    KEY,
+    "planted_return", _columns(required={"date": pl.Date, "code": pl.String}) | _HORIZONS, KEY
 )
 
 
 def _positive() -> pa.Column:
-    return pa.Column(pl.Float64, pa.Check.gt(0.0))
+    return pa.Column(pl.Float64, [pa.Check.gt(0.0), _FINITE])
 
 
 PRICES = _table(
@@ -168,9 +186,7 @@ TRADING_UNIVERSE = _table(
 )
 
 TARGETS = _table(
-    "targets",
-    _columns(required={"date": pl.Date, "code": pl.String}, nullable=_HORIZONS),
-    KEY,
+    "targets", _columns(required={"date": pl.Date, "code": pl.String}) | _HORIZONS, KEY
 )
 
 SCORES = _table(
@@ -191,10 +207,7 @@ SCORES = _table(
 
 def features_schema(names: Sequence[str]) -> pa.DataFrameSchema:
     """The ``features`` table with exactly these columns: raw units, finite or null."""
-    finite = pa.Check.in_range(
-        float("-inf"), float("inf"), include_min=False, include_max=False, error="finite"
-    )
-    return _feature_table("features", names, finite)
+    return _feature_table("features", names, _FINITE)
 
 
 def normalized_schema(names: Sequence[str], clip: float) -> pa.DataFrameSchema:

@@ -85,6 +85,12 @@ class Storage(dg.ConfigurableResource):
         self.refresh_catalog()
         return path
 
+    def delete_table(self, table: str) -> None:
+        """Removes a table and its view; one that was never stored is no error."""
+        if self.has_table(table):
+            self.table_path(table).unlink()
+            self.refresh_catalog()
+
     def write_rejected(self, table: str, frame: pl.DataFrame) -> Path:
         """Keeps a table that failed its checks beside the last good one, for inspection."""
         path = self.root / "rejected" / f"{table}.parquet"

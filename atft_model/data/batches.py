@@ -1,7 +1,9 @@
-"""The panel on the device, and batches of it: runs of consecutive dates × all stocks.
+"""The panel on the device, and batches of it: runs of consecutive dates × whole cross-sections.
 
 A batch is a few runs of consecutive signal dates. The days of a run and of the lookback before it
-are handed over once and shared by the run's overlapping windows.
+are handed over once and shared by the run's overlapping windows. Each run holds the stocks that can
+be scored on any of its dates and no others: on a market with listings and delistings, or with a
+point-in-time universe, that is well below all codes that the panel ever saw.
 """
 
 from collections.abc import Iterator
@@ -33,18 +35,23 @@ class WindowBatch:
     """What one forward pass sees and what its loss compares with.
 
     ``days`` = run length + lookback - 1; window r of a run covers days r to r + lookback - 1.
+    Runs with fewer stocks than the widest are padded with windows that are not ``scorable``.
     """
 
     features: Float[Tensor, "runs days stocks features"]
     observed: Bool[Tensor, "runs days stocks"]
-    sector: Int[Tensor, " stocks"]
-    market: Int[Tensor, " stocks"]
+    sector: Int[Tensor, "runs stocks"]
+    market: Int[Tensor, "runs stocks"]
     neighbours: Int[Tensor, "runs length stocks k"]
     edge_attr: Float[Tensor, "runs length stocks k 3"]
     scorable: Bool[Tensor, "runs length stocks"]
     target: Float[Tensor, "runs length stocks horizons"]
     valid: Bool[Tensor, "runs length stocks horizons"]
     positions: Int[Tensor, "runs length"]
+    stocks: Int[Tensor, "runs stocks"]
+    """The panel's stock of each column."""
+    windows: int
+    """How many windows are scorable; known to the host without asking the device."""
 
 
 class DevicePanel:
@@ -70,7 +77,10 @@ class DevicePanel:
         self.device = device
         self.features = normalized_features(panel, statistics, device)
         self.observed = torch.from_numpy(np.array(panel.observed)).to(device)
+        # The model replaces such a day, but the gradient passes through its huge values: 0 · inf.
+        self.features[~self.observed] = 0.0
         scorable = window_observed(np.asarray(panel.observed), lookback) & panel.tradable
+        self.scorable_on_host = scorable
         self.scorable = torch.from_numpy(scorable).to(device)
         target = scaled_targets(panel, scale, scorable)
         self.valid = torch.from_numpy(np.isfinite(target)).to(device)
@@ -81,52 +91,71 @@ class DevicePanel:
         self.neighbours = torch.from_numpy(np.array(graph.neighbours)).long().to(device)
         self.correlation = torch.from_numpy(np.array(graph.correlation)).to(device)
 
-    def batch(self, starts: Int[Tensor, " runs"], length: int) -> WindowBatch:
+    def batch(self, starts: np.ndarray, length: int) -> WindowBatch:
         """The batch of runs that begin at signal dates ``starts`` (positions) of one ``length``."""
-        positions = starts[:, None] + torch.arange(length, device=self.device)
-        first_day = starts - (self.lookback - 1)
-        days = first_day[:, None] + torch.arange(length + self.lookback - 1, device=self.device)
-        neighbours, edge_attr = self._edges(positions)
+        first = torch.from_numpy(starts).to(self.device)[:, None]
+        positions = first + torch.arange(length, device=self.device)
+        day = torch.arange(1 - self.lookback, length, device=self.device)
+        days = (first + day)[:, :, None]
+        runs = np.stack([self.scorable_on_host[s : s + length] for s in starts])
+        column, here = _pack(np.asarray(runs.any(axis=1)))
+        stocks = torch.from_numpy(column).to(self.device)
+        here = torch.from_numpy(here).to(self.device)[:, None]
+        cells = positions[:, :, None], stocks[:, None]
+        neighbours, edge_attr = self._edges(positions, stocks)
         return WindowBatch(
-            features=self.features[days],
-            observed=self.observed[days],
-            sector=self.sector,
-            market=self.market,
+            features=self.features[days, stocks[:, None]],
+            observed=self.observed[days, stocks[:, None]],
+            sector=self.sector[stocks],
+            market=self.market[stocks],
             neighbours=neighbours,
             edge_attr=edge_attr,
-            scorable=self.scorable[positions],
-            target=self.target[positions],
-            valid=self.valid[positions],
+            scorable=self.scorable[cells] & here,
+            target=self.target[cells],
+            valid=self.valid[cells] & here[..., None],
             positions=positions,
+            stocks=stocks,
+            windows=int(runs.sum()),
         )
 
-    def _edges(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _edges(self, positions: Tensor, stocks: Tensor) -> tuple[Tensor, Tensor]:
         """Neighbours of each (date, stock) and [correlation, same_sector, same_market].
 
         A neighbour that is not observed on the date itself, or that has no whole window, is
-        no neighbour that day (-1).
+        no neighbour that day (-1). Neighbours are columns of the batch.
         """
         refresh = self.graph_index[positions]
-        neighbours = self.neighbours[refresh.clamp(min=0)]
+        cells = refresh.clamp(min=0)[:, :, None], stocks[:, None]
+        neighbours = self.neighbours[cells]
         stock = neighbours.clamp(min=0)
-        known = neighbours >= 0
+        known = (neighbours >= 0) & (refresh >= 0)[..., None, None]
         attributes = torch.stack(
             [
-                self.correlation[refresh.clamp(min=0)],
-                _same_group(self.sector, stock),
-                _same_group(self.market, stock),
+                self.correlation[cells],
+                _same_group(self.sector, stocks, stock),
+                _same_group(self.market, stocks, stock),
             ],
             dim=-1,
         )
-        runs, length, stocks, _ = neighbours.shape
-        present = self.scorable[positions].unsqueeze(2).expand(runs, length, stocks, stocks)
-        usable = known & present.gather(3, stock) & (refresh >= 0)[..., None, None]
-        return torch.where(usable, neighbours, -1), attributes * known[..., None]
+        usable = known & self.scorable[positions[:, :, None, None], stock]
+        column = torch.full((len(stocks), len(self.sector)), -1, device=self.device)
+        order = torch.arange(stocks.shape[1], device=self.device)
+        column.scatter_(1, stocks, order.expand_as(stocks))
+        run = torch.arange(len(stocks), device=self.device)[:, None, None, None]
+        return torch.where(usable, column[run, stock], -1), attributes * known[..., None]
 
 
-def _same_group(group: Tensor, neighbour: Tensor) -> Tensor:
+def _pack(wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The wanted stocks of each run first, then others as padding: [runs, widest], and which."""
+    widest = max(1, int(wanted.sum(axis=1).max()))
+    column = np.argsort(~wanted, axis=1, kind="stable")[:, :widest]
+    here = np.take_along_axis(wanted, column, axis=1)
+    return column, here
+
+
+def _same_group(group: Tensor, stocks: Tensor, neighbour: Tensor) -> Tensor:
     """1 where a stock and its neighbour share a known group (0 is unknown), else 0."""
-    mine = group[:, None].expand(neighbour.shape[-2:])
+    mine = group[stocks][:, None, :, None]
     return ((group[neighbour] == mine) & (mine > 0)).float()
 
 
@@ -238,6 +267,20 @@ def epoch_batches(
     if generator is not None:
         generator.shuffle(batches)  # type: ignore[arg-type]
     yield from batches
+
+
+def fewest_batches(dates: np.ndarray, length: int, runs_per_batch: int) -> int:
+    """Batches that every epoch has at least, at whatever offset its runs are cut.
+
+    An epoch planned with more would now and then come out one short, and with it its readings.
+    """
+
+    def batches(offset: int) -> int:
+        cut = consecutive_runs(dates, length, offset)
+        runs = np.bincount([last - first for first, last in cut])
+        return int(np.ceil(runs / runs_per_batch).sum())
+
+    return min(batches(offset) for offset in range(length))
 
 
 def runs_per_batch(batch_windows: int, length: int, windows_per_date: float) -> int:

@@ -4,6 +4,9 @@ from torch import nn
 
 from atft_model.errors import InputError
 
+MIXES_DAYS: frozenset[str] = frozenset()
+"""Normalizations whose output on a day depends on the window's other days."""
+
 
 def adaptive_norm(kind: str, size: int) -> nn.Module:
     """The module of a name; input and output are [windows, days, size].

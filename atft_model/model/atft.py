@@ -4,17 +4,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from atft_model.config import ModelConfig
 from atft_model.data.batches import WindowBatch
-from atft_model.model.adaptive_norm import adaptive_norm
+from atft_model.model.adaptive_norm import MIXES_DAYS, adaptive_norm
 from atft_model.model.gated_residual import GatedSkip
 from atft_model.model.graph_attention import GraphAttention
 from atft_model.model.head import PredictionHead
 from atft_model.model.temporal import TemporalEncoder
 from atft_model.model.variable_selection import VariableSelection
+
+CPU_CHUNK_WINDOWS = 1024
+"""Windows that the temporal encoder takes at a time on a CPU."""
+KEPT_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
+"""Encoder intermediates that wait in memory for the backward pass, by device."""
+ENCODER_TENSORS = 25
+"""Intermediates of [windows, lookback, hidden] that the encoder keeps, about."""
 
 MONITOR_GROUPS: dict[str, tuple[str, ...]] = {
     "prediction_head_shared": ("head.shared",),
@@ -63,23 +71,23 @@ class ATFT(nn.Module):
         self.graph_attention = GraphAttention(size, config.heads, config.graph_layers, dropout)
         self.backbone_projection = nn.Linear(2 * size, size)
         self.adaptive_norm = adaptive_norm(config.adaptive_norm, size)
+        self.mixes_days = config.adaptive_norm in MIXES_DAYS
         self.gated_residual = GatedSkip(size, dropout)
         self.head = PredictionHead(size, shape.horizons, config.quantiles, dropout)
         self.projected = nn.Identity()
-        """Sees ``projected_features`` [windows, lookback, hidden]; monitors hook here."""
+        """Sees ``projected_features`` [windows, days, hidden]; monitors hook here."""
         self.normalized = nn.Identity()
-        """Sees ``normalized_features`` [windows, lookback, hidden]; monitors hook here."""
+        """Sees ``normalized_features`` [windows, days, hidden]; monitors hook here."""
 
     def forward(self, batch: WindowBatch) -> Float[Tensor, "runs length stocks horizons quantiles"]:
         """Quantiles of the scaled, demeaned forward return of each window.
 
         Windows that are not ``scorable`` get numbers too; nobody reads them, and no scorable
-        window depends on them.
+        window depends on them. The head reads the last day. What stands between the attention and
+        the head is computed for that day alone, unless the adaptive normalization mixes days.
         """
         runs, length, stocks = batch.scorable.shape
-        days = self.embed_days(batch)
-        windows, observed = self.share_days(days, batch.observed)
-        encoded = self.temporal_encoder(windows, observed, self.static_context(batch))
+        encoded = self.encode(self.embed_days(batch), batch.observed, self.static_context(batch))
         last = encoded[:, -1].view(runs * length, stocks, -1)
         graph = self.graph_attention(
             last, batch.neighbours.flatten(0, 1), batch.edge_attr.flatten(0, 1)
@@ -97,23 +105,56 @@ class ATFT(nn.Module):
         embedded = self.input_projection(selected).view(runs, days, stocks, -1)
         return torch.where(batch.observed[..., None], embedded, self.missing_day.to(embedded.dtype))
 
-    def share_days(
-        self,
-        days: Float[Tensor, "runs days stocks size"],
-        observed: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Overlapping windows of the days: [windows, lookback, size] and [windows, lookback]."""
-        windows = days.unfold(1, self.lookback, 1).permute(0, 1, 2, 4, 3)
-        seen = observed.unfold(1, self.lookback, 1)
-        return windows.reshape(-1, self.lookback, days.shape[-1]), seen.reshape(-1, self.lookback)
-
-    def static_context(self, batch: WindowBatch) -> Float[Tensor, "windows 1 context"]:
-        """Sector and market embeddings of each window's stock."""
-        runs, length, _ = batch.scorable.shape
-        context = torch.cat(
+    def static_context(self, batch: WindowBatch) -> Float[Tensor, "runs stocks context"]:
+        """Sector and market embeddings of each stock."""
+        return torch.cat(
             [self.sector_embedding(batch.sector), self.market_embedding(batch.market)], dim=-1
         )
-        return context.repeat(runs * length, 1).unsqueeze(1)
+
+    def encode(
+        self,
+        days: Float[Tensor, "runs days stocks size"],
+        observed: Bool[Tensor, "runs days stocks"],
+        context: Float[Tensor, "runs stocks context"],
+    ) -> Float[Tensor, "windows encoded size"]:
+        """The temporal encoder over all windows, in chunks of stocks.
+
+        A stock's encoding does not depend on other stocks. A chunk's intermediates stay in a CPU's
+        caches; once ``KEPT_BYTES`` of them wait for the backward pass, the rest are computed again.
+        """
+        runs, all_days, stocks, size = days.shape
+        length = all_days - self.lookback + 1
+        if days.device.type == "cpu":
+            chunk = max(1, CPU_CHUNK_WINDOWS // (runs * length))
+        else:
+            chunk = stocks
+        bytes_each = runs * length * self.lookback * size * 4 * ENCODER_TENSORS
+        encoded, kept = [], 0
+        for first in range(0, stocks, chunk):
+            part = slice(first, first + chunk)
+            inputs = days[:, :, part], observed[:, :, part], context[:, part]
+            kept += bytes_each * min(chunk, stocks - first)
+            if torch.is_grad_enabled() and kept > KEPT_BYTES[days.device.type]:
+                encoded.append(checkpoint(self.encode_chunk, *inputs, use_reentrant=False))
+            else:
+                encoded.append(self.encode_chunk(*inputs))
+        return torch.cat(encoded, dim=2).flatten(0, 2)
+
+    def encode_chunk(
+        self,
+        days: Float[Tensor, "runs days stocks size"],
+        observed: Bool[Tensor, "runs days stocks"],
+        context: Float[Tensor, "runs stocks context"],
+    ) -> Float[Tensor, "runs length stocks encoded size"]:
+        """The temporal encoder over the overlapping windows of some stocks' days."""
+        windows = days.unfold(1, self.lookback, 1).permute(0, 1, 2, 4, 3)
+        shape = windows.shape[:3]
+        seen = observed.unfold(1, self.lookback, 1).reshape(-1, self.lookback)
+        static = context[:, None].expand(*shape, -1).reshape(-1, 1, context.shape[-1])
+        encoded = self.temporal_encoder(
+            windows.reshape(-1, *windows.shape[3:]), seen, static, not self.mixes_days
+        )
+        return encoded.view(*shape, *encoded.shape[1:])
 
     def point_score(self, quantiles: Tensor) -> Tensor:
         """The median: what stocks are ranked by."""

@@ -24,15 +24,20 @@ class InterpretableAttention(nn.Module):
         self.output = nn.Linear(self.head_size, size, bias=False)
 
     def forward(
-        self, x: Float[Tensor, "windows days size"], observed: Bool[Tensor, "windows days"]
-    ) -> tuple[Float[Tensor, "windows days size"], Float[Tensor, "windows days days"]]:
+        self,
+        x: Float[Tensor, "windows days size"],
+        observed: Bool[Tensor, "windows days"],
+        queries: int | None = None,
+    ) -> tuple[Float[Tensor, "windows queries size"], Float[Tensor, "windows queries days"]]:
         """Attended days, and the weights [query day, key day] averaged over heads.
 
-        Days that were not observed get no weight; a window without any observed day (it is never
-        scored) weighs all days alike rather than giving NaN.
+        ``queries`` asks for the last so many days only, which look at all days. Days that were not
+        observed get no weight; a window without any observed day (it is never scored) weighs all
+        days alike rather than giving NaN.
         """
         windows, days, _ = x.shape
-        query = self.query(x).view(windows, days, self.heads, self.head_size).transpose(1, 2)
+        asking = x if queries is None else x[:, -queries:]
+        query = self.query(asking).view(windows, -1, self.heads, self.head_size).transpose(1, 2)
         key = self.key(x).view(windows, days, self.heads, self.head_size).transpose(1, 2)
         logits = query @ key.transpose(-1, -2) * self.head_size**-0.5
         logits = logits.masked_fill(~observed[:, None, None], torch.finfo(logits.dtype).min)
@@ -59,10 +64,12 @@ class TemporalEncoder(nn.Module):
         x: Float[Tensor, "windows days size"],
         observed: Bool[Tensor, "windows days"],
         context: Float[Tensor, "windows 1 context"],
-    ) -> Float[Tensor, "windows days size"]:
-        """One encoding per day of each window."""
+        last_day_only: bool = False,
+    ) -> Float[Tensor, "windows encoded size"]:
+        """One encoding per day of each window, or that of its last day alone."""
         recurrent, _ = self.lstm(x)
         local = self.lstm_skip(recurrent, x)
         enriched = self.enrichment(local, context)
-        attended, _ = self.attention(enriched, observed)
-        return self.attention_skip(attended, enriched)
+        queries = 1 if last_day_only else None
+        attended, _ = self.attention(enriched, observed, queries)
+        return self.attention_skip(attended, enriched[:, -attended.shape[1] :])

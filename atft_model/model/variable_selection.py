@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from atft_model.model.gated_residual import FeatureNetworks, GatedResidualNetwork
+from atft_model.model.feature_networks import FeatureNetworks
+from atft_model.model.gated_residual import GatedResidualNetwork
 
 
 class VariableSelection(nn.Module):
@@ -27,6 +28,4 @@ class VariableSelection(nn.Module):
     ) -> tuple[Float[Tensor, "rows size"], Float[Tensor, "rows features"]]:
         """The mixed embedding, and the weights that made it (they sum to 1)."""
         weights = torch.softmax(self.weights(x), dim=-1)
-        embedded = self.networks(x)
-        mixed = torch.einsum("fns,nf->ns", embedded, weights)
-        return mixed, weights
+        return self.networks.mix(x, weights), weights

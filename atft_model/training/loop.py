@@ -88,11 +88,11 @@ class Trainer:
         self.guard.start_epoch()
         batches = list(
             epoch_batches(self.train_dates, config.run_length, self.runs_per_batch, self.order)
-        )[: self.steps_per_epoch]
+        )[: config.max_steps_per_epoch]
         windows = 0
         for number, (starts, length) in enumerate(batches, start=1):
             progress.step += 1
-            batch = data.batch(torch.from_numpy(starts).to(data.device), length)
+            batch = data.batch(starts, length)
             due = self.observer.due(progress.step)
             with self.observer.watching(batch, due) as seen:
                 quantiles = forward(self.model, seen, config.precision)
@@ -108,10 +108,8 @@ class Trainer:
             self.observer.add(terms, norm, finite, score_spread(score, seen.valid))
             if due or number == len(batches):
                 self.guard_scores(progress)
-            windows += len(starts) * length * int(batch.scorable.shape[-1])
-            self.observer.progress(
-                progress.epoch, number, len(starts) * length * batch.scorable.shape[-1], terms.total
-            )
+            windows += batch.windows
+            self.observer.progress(progress.epoch, number, batch.windows, terms.total)
         progress.windows += windows
         return windows
 

@@ -61,12 +61,13 @@ def predict_quantiles(
     quantiles = np.full(shape, np.nan, dtype=np.float32)
     losses = []
     for starts, length in epoch_batches(dates, config.training.run_length, runs):
-        batch = data.batch(torch.from_numpy(starts).to(data.device), length)
+        batch = data.batch(starts, length)
         output = forward(model, batch, config.training.precision)
         if loss is not None:
             losses.append(loss(output, batch.target, batch.valid).total)
-        scored = output.masked_fill(~batch.scorable[..., None, None], torch.nan)
-        quantiles[batch.positions.flatten().cpu().numpy()] = scored.flatten(0, 1).cpu().numpy()
+        date = batch.positions[:, :, None].expand(batch.scorable.shape)[batch.scorable]
+        stock = batch.stocks[:, None].expand(batch.scorable.shape)[batch.scorable]
+        quantiles[date.cpu().numpy(), stock.cpu().numpy()] = output[batch.scorable].cpu().numpy()
     return quantiles, float(torch.stack(losses).mean()) if losses else float("nan")
 
 

@@ -42,7 +42,6 @@ def prices(
 ) -> Iterator[Any]:
     """Quarantines what cannot be used and adjusts the rest for splits as of each date."""
     valid, quarantine = quarantine_invalid(raw_prices)
-    storage.write_table("quarantine", quarantine)
     frame = split_adjust(valid, quarantine)
     gate = build(PricesGate, context.op_execution_context.op_config)
     share = quarantined_share(raw_prices.height, quarantine, gate)
@@ -54,9 +53,12 @@ def prices(
         "reasons": dg.MetadataValue.md(markdown_table(["reason", "rows"], reasons.iter_rows())),
     }
     outcomes = [contract_holds(frame, PRICES), share]
+    # The quarantine belongs to these prices: both are kept, or both are rejected.
+    keep = storage.write_table
     if any(outcome.stops for outcome in outcomes):
-        storage.write_rejected("prices", frame)
-    yield from verdicts("prices", outcomes, frame, metadata)
+        keep = storage.write_rejected
+    keep("quarantine", quarantine)
+    yield from verdicts("prices", outcomes, frame, metadata, storage)
 
 
 @dg.asset(
@@ -70,13 +72,15 @@ def prices(
 )  # fmt: skip
 @plain_failures
 def trading_universe(
-    context: dg.AssetExecutionContext, prices: pl.DataFrame, raw_listings: pl.DataFrame
-) -> Iterator[Any]:
+    context: dg.AssetExecutionContext, storage: Storage, prices: pl.DataFrame,
+    raw_listings: pl.DataFrame,
+) -> Iterator[Any]:  # fmt: skip
     """Members per date."""
     config = build(UniverseConfig, context.op_execution_context.op_config)
     frame = members_of(prices, raw_listings, config)
     outcomes = [contract_holds(frame, TRADING_UNIVERSE), universe_is_wide(frame, MIN_STOCKS)]
-    yield from verdicts("trading_universe", outcomes, frame, {"stocks": frame["code"].n_unique()})
+    stocks = {"stocks": frame["code"].n_unique()}
+    yield from verdicts("trading_universe", outcomes, frame, stocks, storage)
 
 
 ASSETS = [prices, trading_universe]

@@ -44,7 +44,7 @@ CONFIG = {
 
 
 @dg.asset(
-    group_name="evaluation", kinds={"pytorch", "parquet"}, pool="gpu",
+    group_name="evaluation", kinds={"pytorch", "parquet"}, pool="gpu", config_schema={},
     description="Scores of validation and test dates by the model in use, from its checkpoint.",
 )  # fmt: skip
 @plain_failures
@@ -69,7 +69,7 @@ def predictions(
 
 
 @dg.asset(
-    group_name="evaluation", kinds={"numpy", "parquet"},
+    group_name="evaluation", kinds={"numpy", "parquet"}, config_schema={},
     description="Scores that anyone has, on test dates; a null horizon means every horizon.",
 )  # fmt: skip
 @plain_failures

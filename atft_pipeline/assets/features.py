@@ -47,42 +47,51 @@ BY_NAME = {feature.name: feature for feature in REGISTRY}
 
 
 @dg.asset(
-    group_name="features", kinds={"polars", "parquet"}, output_required=False,
+    group_name="features", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=[spec("features", "contract_holds", "One row per bar; values finite or null.")],
     description="The feature table in raw units, from data up to each row's own close.",
 )  # fmt: skip
 @plain_failures
 def features(
     context: dg.AssetExecutionContext,
+    storage: Storage,
     prices: pl.DataFrame,
     raw_listings: pl.DataFrame,
     raw_indices: pl.DataFrame,
+    raw_statements: pl.DataFrame,
+    raw_investor_flows: pl.DataFrame,
 ) -> Iterator[Any]:
     """Computes every feature that the source's tables allow."""
-    kept, left_out = available_features(unmet_needs({"prices": prices, "listings": raw_listings}))
+    tables = {
+        "prices": prices, "listings": raw_listings, "statements": raw_statements,
+        "investor_flows": raw_investor_flows,
+    }  # fmt: skip
+    kept, left_out = available_features(unmet_needs(tables))
     market = index_name(raw_indices) or "derived: equal-weighted return of the universe"
     context.log.info(f"{len(kept)} features; left out: {', '.join(left_out) or 'none'}")
     context.log.info(f"market series: {market}")
-    frame = compute_features(prices, raw_listings, raw_indices, kept)
+    frame = compute_features(
+        prices, raw_listings, raw_indices, kept, raw_statements, raw_investor_flows
+    )
     metadata = {
         "features": len(kept),
         "market_series": market,
         "left_out": dg.MetadataValue.md(markdown_table(["feature", "reason"], left_out.items())),
     }
     contract = contract_holds(frame, features_schema([feature.name for feature in kept]))
-    yield from verdicts("features", [contract], frame, metadata)
+    yield from verdicts("features", [contract], frame, metadata, storage)
 
 
 @dg.asset(
-    group_name="features", kinds={"polars", "parquet"}, output_required=False,
+    group_name="features", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=[spec("targets", "contract_holds", "One row per bar; unknown targets are null.")],
     description="Forward returns over 1, 5, 10 and 20 trading days, entry one close later.",
 )  # fmt: skip
 @plain_failures
-def targets(prices: pl.DataFrame) -> Iterator[Any]:
+def targets(storage: Storage, prices: pl.DataFrame) -> Iterator[Any]:
     """Forward returns on the market calendar."""
     frame = forward_returns(prices)
-    yield from verdicts("targets", [contract_holds(frame, TARGETS)], frame, {})
+    yield from verdicts("targets", [contract_holds(frame, TARGETS)], frame, {}, storage)
 
 
 @dg.asset(
@@ -131,7 +140,7 @@ def normalized_features(
         "feature_drift": drift,
     }
     if any(outcome.stops for outcome in outcomes):
-        for name, table in {"normalized_features": done.table, **beside}.items():
+        for name, table in beside.items():
             storage.write_rejected(name, table)
     else:
         for name, table in beside.items():
@@ -150,7 +159,7 @@ def normalized_features(
         ),
         "drift": dg.MetadataValue.md(picture),
     }
-    yield from verdicts("normalized_features", outcomes, done.table, metadata)
+    yield from verdicts("normalized_features", outcomes, done.table, metadata, storage)
 
 
 @dg.asset(

@@ -10,7 +10,13 @@ from atft_pipeline.checks.outcome import markdown_table, spec, verdicts
 from atft_pipeline.checks.tables import contract_holds
 from atft_pipeline.failures import plain_failures
 from atft_pipeline.resources import Market
-from atft_pipeline.schemas import RAW_INDICES, RAW_LISTINGS, RAW_PRICES
+from atft_pipeline.schemas import (
+    RAW_INDICES,
+    RAW_INVESTOR_FLOWS,
+    RAW_LISTINGS,
+    RAW_PRICES,
+    RAW_STATEMENTS,
+)
 from atft_pipeline.storage import Storage
 
 CONTRACT = "Columns, types and keys are those that the next step expects."
@@ -21,7 +27,7 @@ def _contract(asset: str) -> list[dg.AssetCheckSpec]:
 
 
 @dg.asset(
-    group_name="raw", kinds={"polars", "parquet"}, output_required=False,
+    group_name="raw", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=_contract("raw_prices"),
     description="Daily bars as delivered: unadjusted, defects included.",
 )  # fmt: skip
@@ -35,13 +41,9 @@ def raw_prices(
     gaps = source.missing()
     for item, reason in gaps.items():
         context.log.warning(f"the source lacks {item}: {reason}")
-    storage.write_table("source_gaps", pl.DataFrame(
-        {"item": list(gaps), "reason": list(gaps.values())},
-        schema={"item": pl.String, "reason": pl.String},
-    ))  # fmt: skip
-    planted = source.planted_return()
-    if planted is not None:
-        storage.write_table("planted_return", planted)
+    contract = contract_holds(frame, RAW_PRICES)
+    if not contract.stops:
+        keep_beside(storage, gaps, source.planted_return())
     context.log.info(
         f"{source.name}: {frame.height:,} bars of {frame['code'].n_unique():,} stocks, "
         f"{frame['date'].min()} to {frame['date'].max()}"
@@ -53,31 +55,71 @@ def raw_prices(
         "last_date": str(frame["date"].max()),
         "missing": dg.MetadataValue.md(markdown_table(["lacks", "reason"], gaps.items())),
     }
-    yield from verdicts("raw_prices", [contract_holds(frame, RAW_PRICES)], frame, metadata)
+    yield from verdicts("raw_prices", [contract], frame, metadata, storage)
+
+
+def keep_beside(storage: Storage, gaps: dict[str, str], planted: pl.DataFrame | None) -> None:
+    """Stores what belongs to these bars; a planted return of another source's bars goes."""
+    storage.write_table("source_gaps", pl.DataFrame(
+        {"item": list(gaps), "reason": list(gaps.values())},
+        schema={"item": pl.String, "reason": pl.String},
+    ))  # fmt: skip
+    if planted is None:
+        storage.delete_table("planted_return")
+    else:
+        storage.write_table("planted_return", planted)
 
 
 @dg.asset(
-    group_name="raw", kinds={"polars", "parquet"}, output_required=False,
+    group_name="raw", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=_contract("raw_listings"),
     description="One row per stock: sector, market, first and last trading date where known.",
 )  # fmt: skip
 @plain_failures
-def raw_listings(market: Market) -> Iterator[Any]:
+def raw_listings(market: Market, storage: Storage) -> Iterator[Any]:
     """Reads listings; a source without any derives what the bars say."""
     frame = market.build().raw_listings()
-    yield from verdicts("raw_listings", [contract_holds(frame, RAW_LISTINGS)], frame, {})
+    yield from verdicts("raw_listings", [contract_holds(frame, RAW_LISTINGS)], frame, {}, storage)
 
 
 @dg.asset(
-    group_name="raw", kinds={"polars", "parquet"}, output_required=False,
+    group_name="raw", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=_contract("raw_indices"),
     description="Index closes; no rows where the source has none (the market is then derived).",
 )  # fmt: skip
 @plain_failures
-def raw_indices(market: Market) -> Iterator[Any]:
+def raw_indices(market: Market, storage: Storage) -> Iterator[Any]:
     """Reads index closes."""
     frame = market.build().raw_indices()
-    yield from verdicts("raw_indices", [contract_holds(frame, RAW_INDICES)], frame, {})
+    yield from verdicts("raw_indices", [contract_holds(frame, RAW_INDICES)], frame, {}, storage)
 
 
-ASSETS = [raw_prices, raw_listings, raw_indices]
+@dg.asset(
+    group_name="raw", kinds={"polars", "parquet"}, output_required=False,
+    check_specs=_contract("raw_statements"),
+    description="Company disclosures as made; no rows where the source has none.",
+)  # fmt: skip
+@plain_failures
+def raw_statements(market: Market) -> Iterator[Any]:
+    """Reads statements, forecasts and their corrections."""
+    frame = market.build().raw_statements()
+    metadata = {"companies": frame["code"].n_unique()}
+    yield from verdicts("raw_statements", [contract_holds(frame, RAW_STATEMENTS)], frame, metadata)
+
+
+@dg.asset(
+    group_name="raw", kinds={"polars", "parquet"}, output_required=False,
+    check_specs=_contract("raw_investor_flows"),
+    description="Weekly value traded by investor type and section; no rows where there is none.",
+)  # fmt: skip
+@plain_failures
+def raw_investor_flows(market: Market) -> Iterator[Any]:
+    """Reads investor flows."""
+    frame = market.build().raw_investor_flows()
+    metadata = {"sections": ", ".join(frame["section"].unique().sort())}
+    yield from verdicts(
+        "raw_investor_flows", [contract_holds(frame, RAW_INVESTOR_FLOWS)], frame, metadata
+    )
+
+
+ASSETS = [raw_prices, raw_listings, raw_indices, raw_statements, raw_investor_flows]

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import dagster as dg
 
+from atft_pipeline.storage import Storage
+
 Kind = Literal["integrity", "skill"]
 
 
@@ -64,13 +66,21 @@ def spec(asset: str, name: str, description: str, kind: Kind = "integrity") -> d
 
 
 def verdicts(
-    asset: str, outcomes: Iterable[Outcome], value: Any, metadata: Mapping[str, Any]
-) -> Iterator[dg.AssetCheckResult | dg.Output]:
-    """Yields every verdict, and the output only if none of them stops it."""
+    asset: str, outcomes: Iterable[Outcome], value: Any, metadata: Mapping[str, Any],
+    storage: Storage | None = None,
+) -> Iterator[dg.AssetCheckResult | dg.Output]:  # fmt: skip
+    """Yields every verdict, and the output only if none of them stops it.
+
+    Args:
+        storage: Where a table that is stopped is kept beside the good one; only for tables.
+    """
     outcomes = list(outcomes)
+    stopped = any(outcome.stops for outcome in outcomes)
+    if stopped and storage is not None:
+        storage.write_rejected(asset, value)
     for outcome in outcomes:
         yield outcome.result(asset)
-    if not any(outcome.stops for outcome in outcomes):
+    if not stopped:
         yield dg.Output(value, metadata=dict(metadata))
 
 

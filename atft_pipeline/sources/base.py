@@ -26,6 +26,14 @@ class MarketSource(Protocol):
         """Index closes by date; no rows where the source has no index."""
         ...
 
+    def raw_statements(self) -> pl.DataFrame:
+        """Company disclosures, one row each, corrections and forecast revisions included."""
+        ...
+
+    def raw_investor_flows(self) -> pl.DataFrame:
+        """Weekly value traded by investor type and market section, as published."""
+        ...
+
     def planted_return(self) -> pl.DataFrame | None:
         """Expected forward returns that a built-in market planted; None for real markets."""
         ...

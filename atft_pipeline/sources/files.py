@@ -1,4 +1,4 @@
-"""Daily bars that a user brings as Parquet or CSV: which columns are what, and what cannot be used.
+"""Tables that a user brings as Parquet or CSV: which columns are what, and what cannot be used.
 
 What belongs here: column names as vendors spell them, the file formats, and the refusals that a
 person can act on. Whether a single bar is credible is not decided here but in
@@ -15,6 +15,7 @@ from typing import Literal
 import polars as pl
 
 from atft_model.errors import InputError
+from atft_pipeline.schemas import WHOLE_MARKET
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class FilesConfig:
     prices: Path
     listings: Path | None = None
     indices: Path | None = None
+    statements: Path | None = None
+    flows: Path | None = None
     start_date: date | None = None
     end_date: date | None = None
 
@@ -41,12 +44,14 @@ class Column:
 
     ``aliases`` are further names by which vendors call it, best first. Names are compared without
     case, spaces and punctuation: ``Adj Factor``, ``adj_factor`` and ``AdjFactor`` are one name.
+    A ``past`` day is one on which something happened, so it cannot lie in the future.
     """
 
     name: str
-    kind: Literal["date", "text", "number"]
+    kind: Literal["date", "text", "number", "time"]
     aliases: tuple[str, ...] = ()
     required: bool = False
+    past: bool = False
 
 
 DATE = Column(
@@ -54,6 +59,7 @@ DATE = Column(
     "date",
     ("trade_date", "trading_date", "business_date", "price_date", "datetime", "timestamp", "day"),
     required=True,
+    past=True,
 )
 CODE = Column(
     "code",
@@ -96,12 +102,51 @@ INDEX_COLUMNS = (
     CLOSE,
 )
 
+STATEMENT_COLUMNS = (
+    CODE,
+    Column(
+        "disclosed_on", "date", ("disclosed_date", "disc_date", "announcement_date", "filing_date"),
+        required=True, past=True,
+    ),
+    Column("disclosed_at", "time", ("disclosed_time", "disc_time", "announcement_time")),
+    Column(
+        "fiscal_year_end", "date", ("current_fiscal_year_end_date", "cur_fy_en", "fy_end"),
+        required=True,
+    ),
+    Column("period", "text", ("type_of_current_period", "cur_per_type", "fiscal_period")),
+    Column("document", "text", ("type_of_document", "doc_type", "form")),
+    Column("sales", "number", ("net_sales", "revenue", "revenues")),
+    Column("operating_profit", "number", ("op", "operating_income")),
+    Column("net_profit", "number", ("profit", "np", "net_income")),
+    Column("total_assets", "number", ("ta", "assets")),
+    Column("equity", "number", ("eq", "shareholders_equity", "net_assets")),
+    Column("forecast_sales", "number", ("forecast_net_sales", "f_sales", "sales_guidance")),
+    Column("forecast_operating_profit", "number", ("f_op", "operating_profit_guidance")),
+    Column("forecast_net_profit", "number", ("forecast_profit", "f_np", "net_profit_guidance")),
+    Column("shares_outstanding", "number", ("shares_out", "issued_shares", "number_of_shares")),
+)  # fmt: skip
+FLOW_COLUMNS = (
+    Column("published_on", "date", ("published_date", "pub_date"), required=True, past=True),
+    Column("first_date", "date", ("start_date", "st_date", "week_start"), required=True),
+    Column("last_date", "date", ("end_date", "en_date", "week_end"), required=True),
+    Column("section", "text", ("market", "market_section")),
+    Column("foreign_buy", "number", ("foreigners_purchases", "frgn_buy", "foreigners_buy")),
+    Column("foreign_sell", "number", ("foreigners_sales", "frgn_sell", "foreigners_sell")),
+    Column("individual_buy", "number", ("individuals_purchases", "ind_buy", "individuals_buy")),
+    Column("individual_sell", "number", ("individuals_sales", "ind_sell", "individuals_sell")),
+    Column("total_buy", "number", ("total_purchases", "tot_buy")),
+    Column("total_sell", "number", ("total_sales", "tot_sell")),
+)
+
 RAW_PRICES = (
     *("date", "code", "open", "high", "low", "close"),
     *("volume", "turnover", "adjustment_factor"),
 )
 LISTING_FIELDS = tuple(column.name for column in LISTING_COLUMNS)
-DTYPES = {"date": pl.Date, "text": pl.String, "number": pl.Float64}
+STATEMENT_FIELDS = tuple(column.name for column in STATEMENT_COLUMNS)
+FLOW_FIELDS = tuple(column.name for column in FLOW_COLUMNS)
+DTYPES = {"date": pl.Date, "text": pl.String, "number": pl.Float64, "time": pl.Time}
+PERIODS = ("1Q", "2Q", "3Q", "FY")
 NO_VALUE = ("", "na", "n/a", "#n/a", "nan", "nat", "null", "none", "-")  # as files spell it
 
 # A stock counts as gone when its last bar is this much older than the file's last date: longer
@@ -118,7 +163,7 @@ MIN_SPLIT_ROWS = 20
 
 
 class FilesSource:
-    """A ``MarketSource`` over a prices file and, optionally, a listings and an indices file.
+    """A ``MarketSource`` over a prices file and, optionally, files of the other tables.
 
     Files are Parquet, CSV or gzipped CSV, by extension. Without a listings file the listings are
     derived from the bars. Nothing is kept between calls: each reads its file again.
@@ -192,6 +237,47 @@ class FilesSource:
             )
         return frame
 
+    def raw_statements(self) -> pl.DataFrame:
+        """Disclosures up to the configured end, by (code, disclosed_on); no rows without a file.
+
+        Earlier ones than ``start_date`` are kept: growth compares with the year before. A row
+        without a time counts as disclosed after the close.
+        """
+        if self.config.statements is None:
+            return _no_rows(STATEMENT_COLUMNS)
+        table = _open_table(self.config.statements, STATEMENT_COLUMNS)
+        frame = self._read_until_end(table, STATEMENT_FIELDS, "disclosed_on")
+        _refuse_other_periods(frame, table)
+        return frame.sort("code", "disclosed_on", "disclosed_at", nulls_last=True,
+                          maintain_order=True)  # fmt: skip
+
+    def raw_investor_flows(self) -> pl.DataFrame:
+        """Weekly flows published up to the configured end; no rows without a file.
+
+        Sorted by (published_on, first_date, section). Rows without a section are of the whole
+        market.
+        """
+        if self.config.flows is None:
+            return _no_rows(FLOW_COLUMNS)
+        table = _open_table(self.config.flows, FLOW_COLUMNS)
+        frame = self._read_until_end(table, FLOW_FIELDS, "published_on")
+        _refuse_early_publication(frame, table)
+        frame = frame.with_columns(pl.col("section").fill_null(WHOLE_MARKET))
+        return frame.sort("published_on", "first_date", "section", maintain_order=True)
+
+    def _read_until_end(self, table: "_Table", names: tuple[str, ...], public: str) -> pl.DataFrame:
+        """The rows that were public by ``end_date``; refuses when there are none."""
+        frame = _collect(_parsed(table, self.today, names), table.path)
+        _refuse_empty(frame, table)
+        end = self.config.end_date or date.max
+        chosen = frame.filter(pl.col(public) <= end)
+        if chosen.is_empty():
+            raise InputError(
+                f"{table.path}: no rows with {public} up to {end}; the file starts on "
+                f"{frame[public].min()}; change end_date"
+            )
+        return chosen
+
     def planted_return(self) -> None:
         """None: nobody knows the expected returns of a real market."""
         return None
@@ -205,10 +291,15 @@ class FilesSource:
             listings = _open_table(self.config.listings, LISTING_COLUMNS)
             has |= set(listings.columns)
             unused[listings.path.name] = listings.unused
-        if self.config.indices is not None:
-            indices = _open_table(self.config.indices, INDEX_COLUMNS)
-            has.add("raw_indices")
-            unused[indices.path.name] = indices.unused
+        for table, path, wanted in (
+            ("raw_indices", self.config.indices, INDEX_COLUMNS),
+            ("raw_statements", self.config.statements, STATEMENT_COLUMNS),
+            ("raw_investor_flows", self.config.flows, FLOW_COLUMNS),
+        ):
+            if path is not None:
+                opened = _open_table(path, wanted)
+                has |= {table, *({"shares_outstanding"} & set(opened.columns))}
+                unused[path.name] = opened.unused
         reasons = {name: reason for name, reason in LACKS.items() if name not in has}
         if survivors := self._survivors_only():
             reasons["delisted_stocks"] = survivors
@@ -421,6 +512,10 @@ def _parse(column: Column, raw: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if column.kind == "number" and text:
         number = raw.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
         return number.fill_nan(None)
+    if column.kind == "time" and isinstance(dtype, pl.Time):
+        return raw
+    if column.kind == "time" and text:
+        return _parse_time(raw.cast(pl.String).str.strip_chars())
     if column.kind == "date" and isinstance(dtype, pl.Date):
         return raw
     if column.kind == "date" and isinstance(dtype, pl.Datetime):
@@ -444,12 +539,17 @@ def _parse_day(text: pl.Expr) -> pl.Expr:
     )
 
 
+def _parse_time(text: pl.Expr) -> pl.Expr:
+    """15:00 and 15:00:00, exchange-local; nothing else."""
+    return pl.coalesce(text.str.to_time(form, strict=False) for form in ("%H:%M:%S", "%H:%M"))
+
+
 def _may_fail(column: Column, dtype: pl.DataType) -> bool:
     """Whether a cell of this type can hold something that does not parse."""
     return not (
         column.kind == "text"
         or (column.kind == "number" and dtype.is_numeric())
-        or (column.kind == "date" and dtype.is_temporal())
+        or (column.kind in ("date", "time") and dtype.is_temporal())
     )
 
 
@@ -458,10 +558,13 @@ def _given(raw: pl.Expr) -> pl.Expr:
     return ~raw.cast(pl.String).str.strip_chars().str.to_lowercase().is_in(NO_VALUE)
 
 
+FUTURE = "future "  # marks the count of a column's days that are still to come
+
 EXPECTED = {
     "date": "a day such as 2015-12-31 or 20151231",
     "number": "a number such as 1234.5",
     "text": "text or a whole number",
+    "time": "a time of day such as 15:00",
 }
 
 
@@ -475,12 +578,12 @@ def _parsed(table: _Table, today: date, names: Iterable[str]) -> pl.LazyFrame:
         if column.name not in table.columns:
             continue
         found = table.columns[column.name]
-        if column in (DATE, CODE):
+        if column.required and column.kind != "number":
             bad[column.name] = value.is_null()  # a row without its key is no row
         elif _may_fail(column, table.schema[found]):
             bad[column.name] = value.is_null() & _given(pl.col(found))
-        if column is DATE:
-            bad["future"] = value > today
+        if column.past:
+            bad[f"{FUTURE}{column.name}"] = value > today
     counts = table.rows.select(rule.sum().alias(name) for name, rule in bad.items())
     for name, count in _collect(counts, table.path).row(0, named=True).items():
         if count:
@@ -491,13 +594,13 @@ def _parsed(table: _Table, today: date, names: Iterable[str]) -> pl.LazyFrame:
 def _first_unparsable(
     table: _Table, name: str, rule: pl.Expr, count: int, today: date
 ) -> InputError:
-    column = next(c for c in table.wanted if c.name == ("date" if name == "future" else name))
+    column = next(c for c in table.wanted if c.name == name.removeprefix(FUTURE))
     found = table.columns[column.name]
     first = table.rows.with_row_index("data row", offset=1).filter(rule).head(1)
     first = first.select("data row", pl.col(found).cast(pl.String))
     row, value = _collect(first, table.path).row(0)
     expected = EXPECTED[column.kind]
-    if name == "future":
+    if name.startswith(FUTURE):
         expected = f"no date in the future (today is {today})"
     return InputError(
         f"{table.path}: column {found!r} holds {value!r} in data row {row} "
@@ -550,6 +653,34 @@ def _refuse_repeats(frame: pl.DataFrame, key: list[str], table: _Table) -> None:
         raise InputError(
             f"{table.path}: {values} stands on more than one row; expected one row per "
             f"{' and '.join(key)}; remove the others"
+        )
+
+
+def _no_rows(columns: tuple[Column, ...]) -> pl.DataFrame:
+    return pl.DataFrame(schema={column.name: DTYPES[column.kind] for column in columns})
+
+
+def _refuse_other_periods(frame: pl.DataFrame, table: _Table) -> None:
+    other = frame.filter(~pl.col("period").is_in(PERIODS))
+    if not other.is_empty():
+        raise InputError(
+            f"{table.path}: column {table.columns['period']!r} holds {other['period'][0]!r} "
+            f"({other.height} such rows); expected {', '.join(PERIODS)}, or nothing where a row "
+            "has forecasts only; rename the periods"
+        )
+
+
+def _refuse_early_publication(frame: pl.DataFrame, table: _Table) -> None:
+    """A week that was published before it was over was given the wrong date: a look-ahead."""
+    early = frame.filter(
+        (pl.col("published_on") < pl.col("last_date"))
+        | (pl.col("last_date") < pl.col("first_date"))
+    )
+    if not early.is_empty():
+        published, first, last = early.row(0)[:3]
+        raise InputError(
+            f"{table.path}: {early.height} rows such as {first} to {last}, published {published}; "
+            "expected first_date <= last_date <= published_on; correct the days"
         )
 
 

@@ -17,8 +17,9 @@ def turnover_rate(turnover: pl.Expr, raw_close: pl.Expr, shares_outstanding: pl.
     """Share of the company that changed hands: ``(turnover / raw_close) / shares_outstanding``.
 
     Traded value over the raw close gives shares in the day's own units (exact where the vendor's
-    turnover is price times volume, else up to the day's range). ``shares_outstanding`` is the
-    listing table's single figure: before a split it is in other units, so levels across a split do
-    not compare; ranks within a date nearly do.
+    turnover is price times volume, else up to the day's range). ``shares_outstanding`` is that of
+    the newest statement, or the listing table's single figure where there is none: between a split
+    and the next statement (with listings, before the split) it is in other units, so levels across
+    a split do not compare; ranks within a date nearly do.
     """
     return ratio(ratio(turnover, raw_close), shares_outstanding)

@@ -1,42 +1,21 @@
-"""The asset graph on the smallest market that has three parts; signal-free, so skill is luck."""
+"""Real materializations: what holds is stored, what fails is not, and evidence is verified."""
 
+import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import duckdb
+import numpy as np
 import polars as pl
 import pytest
-import yaml
 
-from atft_pipeline.__main__ import exit_code, failures, main, materialize
+from atft_pipeline.__main__ import exit_code, failures
+from atft_pipeline.transforms import normalize
 
-SMALL_MODEL = {
-    "model": {"hidden_size": 16, "heads": 2, "lookback": 5},
-    "training": {"max_epochs": 1, "device": "cpu"},
-}
 DATA_SET = "synthetic"
-
-
-def config(data_dir: Path, **ops: dict[str, Any]) -> dict[str, Any]:
-    """Run config of the small market under ``data_dir``."""
-    return {
-        "resources": {
-            "market": {"config": {"stocks": 60, "dates": 420, "signal": 0.0}},
-            "storage": {"config": {"data_dir": str(data_dir)}},
-            "split": {"config": {"validation_fraction": 0.2, "embargo": 0}},
-        },
-        "ops": {name: {"config": values} for name, values in ops.items()},
-    }
-
-
-def run(select: str, data_dir: Path, **ops: dict[str, Any]) -> dg.ExecuteInProcessResult:
-    with dg.DagsterInstance.ephemeral() as instance:
-        return materialize(select, config(data_dir, **ops), instance)
+SKILL = {"evaluation:sharpe_above_threshold", "evaluation:rank_ic_positive"}
 
 
 def verdicts(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
@@ -46,111 +25,191 @@ def verdicts(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvalua
     }
 
 
+def figure(result: dg.ExecuteInProcessResult, check: str) -> str:
+    """The figure of a check that failed."""
+    evaluation = verdicts(result)[check]
+    assert not evaluation.passed
+    return str(evaluation.metadata["figure"].value)
+
+
+def details(result: dg.ExecuteInProcessResult, check: str) -> str:
+    return str(verdicts(result)[check].metadata["details"].value)
+
+
 def stored(result: dg.ExecuteInProcessResult) -> set[str]:
     return {event.asset_key.path[-1] for event in result.get_asset_materialization_events()}
 
 
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory) -> Path:
-    """A data dir with everything up to ``normalized_features``."""
-    data_dir = tmp_path_factory.mktemp("tables")
-    assert exit_code(run("*normalized_features", data_dir)) == 0
-    return data_dir
+def contents(root: Path) -> dict[str, bytes]:
+    """Every stored file; the catalog's bytes change with each refresh, rejected tables may come."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.suffix != ".duckdb" and "rejected" not in path.parts
+    }
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> tuple[Path, dg.ExecuteInProcessResult]:
-    """A data dir with everything, and the result of the run that made it."""
-    data_dir = tmp_path_factory.mktemp("whole")
-    return data_dir, run("*", data_dir, trained_model=SMALL_MODEL)
+def rewrite(path: Path, *columns: pl.Expr, **named: pl.Expr) -> None:
+    """Changes columns of a stored table behind the pipeline's back."""
+    pl.read_parquet(path).with_columns(*columns, **named).write_parquet(path)
 
 
-@pytest.fixture
-def tables_copy(tables, tmp_path) -> Path:
-    return Path(shutil.copytree(tables, tmp_path / "data"))
-
-
-@pytest.fixture
-def whole_copy(whole, tmp_path) -> Path:
-    return Path(shutil.copytree(whole[0], tmp_path / "data"))
+# --- Tables and the panel
 
 
 def test_a_clean_market_is_stored_and_queryable(tables):
     with duckdb.connect(str(tables / DATA_SET / "atft.duckdb"), read_only=True) as connection:
         row = connection.execute("SELECT count(*), count(DISTINCT code) FROM normalized_features")
         rows, stocks = row.fetchone()  # type: ignore[misc]
+        views = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal")
+        names = {name for (name,) in views.fetchall()}
     assert stocks == 60
     assert rows == pl.read_parquet(tables / DATA_SET / "prices.parquet").height
+    assert names == {path.stem for path in (tables / DATA_SET).glob("*.parquet")}
+    assert {"quarantine", "source_gaps", "planted_return", "feature_statistics"} < names
     assert not (tables / DATA_SET / "rejected").exists()
 
 
-def test_a_drifted_table_is_not_stored_and_downstream_does_not_run(tables_copy):
+def test_every_raw_row_is_in_prices_or_in_quarantine(tables):
+    count = {
+        name: pl.read_parquet(tables / DATA_SET / f"{name}.parquet").height
+        for name in ("raw_prices", "prices", "quarantine")
+    }
+    assert count["quarantine"] > 0
+    assert count["raw_prices"] == count["prices"] + count["quarantine"]
+
+
+def test_a_table_full_of_zeros_is_not_stored_and_downstream_keeps_the_last_good(tables_copy, run):
     root = tables_copy / DATA_SET
-    good = (root / "normalized_features.parquet").read_bytes()
-    statistics = (root / "feature_statistics.parquet").read_bytes()
-    features = pl.read_parquet(root / "features.parquet")
-    filled = pl.when(pl.int_range(pl.len()) % 5 < 3).then(0.0).otherwise("returns_1d")
-    features.with_columns(returns_1d=filled.cast(pl.Float32)).write_parquet(
-        root / "features.parquet"
-    )
+    place = pl.col("returns_1d").rank("ordinal").over("date")
+    balanced = pl.when(place <= 10).then(-1.0).when(place <= 20).then(1.0).otherwise(0.0)
+    rewrite(root / "features.parquet", returns_1d=balanced.cast(pl.Float32))
+    good = contents(root)
     result = run("key:normalized_features or key:panel or key:stock_graph", tables_copy)
-    check = verdicts(result)["normalized_features:normalized_within_bounds"]
-    assert not check.passed
-    assert check.metadata["figure"].value.startswith("returns_1d: zero_share is 0.6")
-    assert "returns_1d" in check.metadata["details"].value
+    check = "normalized_features:normalized_within_bounds"
+    assert figure(result, check).startswith("returns_1d: zero_share is 0.6")
+    assert "returns_1d" in details(result, check)
     assert stored(result) == set()
     assert exit_code(result) == 1
-    assert (root / "normalized_features.parquet").read_bytes() == good
-    assert (root / "feature_statistics.parquet").read_bytes() == statistics
-    assert not (root / "panel").exists()
+    assert contents(root) == good
     rejected = pl.read_parquet(root / "rejected" / "normalized_features.parquet")
     assert (rejected["returns_1d"] == 0).mean() > 0.5
+    # What comes after is built from the table that held.
+    again = run("panel", tables_copy)
+    assert exit_code(again) == 0
+    assert set(contents(root)) == set(good)
 
 
-def test_tight_bounds_name_the_features_and_keep_the_last_good_table(tables_copy):
-    path = tables_copy / DATA_SET / "normalized_features.parquet"
-    good = path.read_bytes()
-    result = run("normalized_features", tables_copy, normalized_features={"std_upper": 0.99})
-    figure = verdicts(result)["normalized_features:normalized_within_bounds"].metadata["figure"]
-    assert re.search(r"\w+: std is 1.*, expected from 0.8 to 0.99", str(figure.value))
+def test_a_normalizer_that_does_nothing_is_caught(tables_copy, run, monkeypatch):
+    """The historical failure: "normalized" features with a standard deviation of 268,938."""
+    good = contents(tables_copy / DATA_SET)
+    monkeypatch.setattr(
+        normalize, "apply_time_series", lambda values, statistics: values * np.float32(268_938)
+    )
+    result = run("normalized_features", tables_copy)
+    check = "normalized_features:normalized_within_bounds"
+    assert re.search(r"log_returns_1d: mean is \d{3}.* more", figure(result, check))
+    assert re.search(r"log_returns_1d \| time_series \|.*\d{4}", details(result, check))
+    assert "in_range(-5.0, 5.0)" in figure(result, "normalized_features:contract_holds")
     assert exit_code(result) == 1
-    assert path.read_bytes() == good
+    assert contents(tables_copy / DATA_SET) == good
 
 
-def test_an_integrity_failure_exits_1_and_keeps_the_last_prices(tables_copy):
-    path = tables_copy / DATA_SET / "prices.parquet"
-    good = path.read_bytes()
+def test_tight_bounds_name_the_features(tables_copy, run):
+    good = contents(tables_copy / DATA_SET)
+    result = run("normalized_features", tables_copy, normalized_features={"std_upper": 0.99})
+    words = figure(result, "normalized_features:normalized_within_bounds")
+    assert re.search(r"\w+: std is \S+, expected from 0.8 to 0.99", words)
+    assert exit_code(result) == 1
+    assert contents(tables_copy / DATA_SET) == good
+
+
+def test_too_many_unusable_rows_keep_the_last_prices(tables_copy, run):
+    good = contents(tables_copy / DATA_SET)
     result = run(
         "key:prices or key:trading_universe", tables_copy, prices={"max_quarantined_share": 0.0}
     )
-    check = verdicts(result)["prices:quarantined_share_within_limit"]
-    assert not check.passed
-    assert check.metadata["rows/duplicate_key"].value > 0
+    check = "prices:quarantined_share_within_limit"
+    assert "rows (0.20%)" in figure(result, check)
+    assert verdicts(result)[check].metadata["rows/duplicate_key"].value > 0
     assert exit_code(result) == 1
-    assert "trading_universe" not in stored(result)
-    assert path.read_bytes() == good
-    assert (tables_copy / DATA_SET / "rejected" / "prices.parquet").exists()
+    assert stored(result) == set()
+    assert contents(tables_copy / DATA_SET) == good
+    rejected = tables_copy / DATA_SET / "rejected"
+    assert {path.name for path in rejected.iterdir()} == {"prices.parquet", "quarantine.parquet"}
+
+
+def test_an_infinite_price_becomes_no_target(tables_copy, run):
+    root = tables_copy / DATA_SET
+    infinite = pl.when(pl.int_range(pl.len()) == 100).then(float("inf")).otherwise("close")
+    rewrite(root / "prices.parquet", close=infinite)
+    good = contents(root)
+    result = run("targets", tables_copy)
+    assert "failures, first target_1d: finite" in figure(result, "targets:contract_holds")
+    assert exit_code(result) == 1
+    assert contents(root) == good
+    assert (root / "rejected" / "targets.parquet").exists()
+
+
+def test_a_market_too_narrow_to_rank_has_no_universe(tables_copy, run):
+    good = contents(tables_copy / DATA_SET)
+    result = run("trading_universe", tables_copy, trading_universe={"min_raw_close": 1e9})
+    assert "median 0 stocks" in figure(result, "trading_universe:universe_is_wide")
+    assert exit_code(result) == 1
+    assert contents(tables_copy / DATA_SET) == good
+
+
+def test_a_dead_panel_is_not_published(tables_copy, run):
+    root = tables_copy / DATA_SET
+    rewrite(root / "normalized_features.parquet", rsi_14=pl.lit(0.5, pl.Float32))
+    good = contents(root)
+    result = run("panel", tables_copy)
+    assert "train: rsi_14 is always 0.5" in figure(result, "panel:panel_is_alive")
+    assert exit_code(result) == 1
+    assert contents(root) == good
+
+
+def test_a_graph_without_edges_is_not_published(tables_copy, run):
+    good = contents(tables_copy / DATA_SET)
+    result = run("stock_graph", tables_copy, stock_graph={"min_observations": 1000})
+    assert figure(result, "stock_graph:stocks_have_neighbours").startswith("0.0% of tradable")
+    assert exit_code(result) == 1
+    assert contents(tables_copy / DATA_SET) == good
+
+
+def test_a_planted_return_of_an_earlier_source_goes(tables_copy, run, tmp_path, monkeypatch):
+    root = tables_copy / DATA_SET
+    assert (root / "planted_return.parquet").exists()
+    pl.read_parquet(root / "raw_prices.parquet").write_parquet(tmp_path / "bars.parquet")
+    monkeypatch.setenv("ATFT_SOURCE", "files")
+    monkeypatch.setenv("ATFT_PRICES", str(tmp_path / "bars.parquet"))
+    monkeypatch.setenv("ATFT_DATASET", DATA_SET)
+    assert exit_code(run("raw_prices", tables_copy)) == 0
+    assert not (root / "planted_return.parquet").exists()
+    with duckdb.connect(str(root / "atft.duckdb"), read_only=True) as connection:
+        views = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal")
+        assert ("planted_return",) not in views.fetchall()
+
+
+# --- The whole graph
 
 
 def test_the_whole_graph_runs_and_integrity_holds(whole):
-    _, result = whole
-    assert failures(result) == []
-    failed = {name for name, check in verdicts(result).items() if not check.passed}
-    assert failed <= {"evaluation:sharpe_above_threshold", "evaluation:rank_ic_positive"}
-    assert stored(result) == {key.path[-1] for key in every_asset()}
-
-
-def every_asset() -> set[dg.AssetKey]:
     from atft_pipeline.definitions import defs
 
-    return set(defs.resolve_asset_graph().get_all_asset_keys())
+    _, result = whole
+    assert failures(result) == []
+    graph = defs.resolve_asset_graph()
+    assert stored(result) == {key.path[-1] for key in graph.get_all_asset_keys()}
+    found = verdicts(result)
+    assert set(found) == {f"{key.asset_key.path[-1]}:{key.name}" for key in graph.asset_check_keys}
+    assert {name for name, check in found.items() if not check.passed} <= SKILL
 
 
 def test_a_signal_free_market_shows_no_skill_and_exits_0(whole):
     _, result = whole
-    found = verdicts(result)
-    assert not found["evaluation:sharpe_above_threshold"].passed
-    assert not found["evaluation:rank_ic_positive"].passed
+    for check in SKILL:
+        assert "lower bound -" in figure(result, check)
     assert exit_code(result) == 0
 
 
@@ -163,7 +222,7 @@ def test_evaluation_is_queryable_and_reported(whole):
         scorers = connection.execute("SELECT DISTINCT scorer FROM evaluation").fetchall()
         assert connection.execute("SELECT count(*) FROM daily_returns").fetchone() != (0,)
     assert run_id[0] in record
-    assert {"model", "shuffled_model"} < {scorer for (scorer,) in scorers}
+    assert {"model", "shuffled_model", "oracle", "ridge", "random"} <= {name for (name,) in scorers}
     (materialization,) = [
         event.materialization
         for event in result.get_asset_materialization_events()
@@ -174,27 +233,95 @@ def test_evaluation_is_queryable_and_reported(whole):
     text = report.read_text()
     assert text.lstrip().startswith("<!DOCTYPE html>")
     assert run_id[0] in text
-    assert "normalized_within_bounds" in text
+    for check in verdicts(result):
+        assert check.partition(":")[2] in text
+
+
+def test_the_trained_run_stands_in_the_ledger_and_leaves_no_scratch(whole):
+    root = whole[0] / DATA_SET
+    (line,) = (root / "trial_ledger.jsonl").read_text().splitlines()
+    assert json.loads(line)["run_id"] in (root / "models" / "current.json").read_text()
+    assert list((root / "scratch").iterdir()) == []
+    assert list(root.rglob("*.tmp")) == []
+
+
+# --- Evidence
 
 
 @pytest.mark.parametrize("column", ["run_id", "checkpoint_hash", "panel_hash"])
-def test_predictions_of_another_run_are_refused(whole_copy, column):
+def test_predictions_of_another_run_are_refused(whole_copy, run, column):
     root = whole_copy / DATA_SET
-    good = (root / "evaluation.parquet").read_bytes()
-    predictions = pl.read_parquet(root / "predictions.parquet")
-    predictions.with_columns(pl.lit("another").alias(column)).write_parquet(
-        root / "predictions.parquet"
-    )
+    rewrite(root / "predictions.parquet", pl.lit("another").alias(column))
+    good = contents(root)
     result = run("evaluation", whole_copy)
-    check = verdicts(result)["evaluation:evidence_matches_checkpoint"]
-    assert not check.passed
-    assert f"predictions: {column} is ['another']" in str(check.metadata["figure"].value)
+    words = figure(result, "evaluation:evidence_matches_checkpoint")
+    assert f"predictions: {column} is ['another']" in words
     assert stored(result) == set()
     assert exit_code(result) == 1
-    assert (root / "evaluation.parquet").read_bytes() == good
+    assert contents(root) == good
 
 
-def test_cuda_without_a_gpu_fails_in_one_line_and_keeps_the_model(whole_copy):
+def test_predictions_mixed_from_two_runs_are_refused(whole_copy, run):
+    path = whole_copy / DATA_SET / "predictions.parquet"
+    mixed = pl.when(pl.int_range(pl.len()) == 0).then(pl.lit("another")).otherwise("run_id")
+    rewrite(path, run_id=mixed)
+    result = run("evaluation", whole_copy)
+    assert "'another'" in figure(result, "evaluation:evidence_matches_checkpoint")
+
+
+def test_baselines_of_another_panel_are_refused(whole_copy, run):
+    path = whole_copy / DATA_SET / "baselines.parquet"
+    rewrite(path, panel_hash=pl.lit("another"))
+    result = run("evaluation", whole_copy)
+    words = figure(result, "evaluation:evidence_matches_checkpoint")
+    assert words == "baselines are of another panel"
+    assert exit_code(result) == 1
+
+
+def test_predictions_older_than_the_model_are_refused(whole_copy, run):
+    """A second run was trained and is in use; its scores were never made."""
+    models = whole_copy / DATA_SET / "models"
+    old = json.loads((models / "current.json").read_text())["hash"]
+    shutil.copytree(models / old, models / "20300101-000000-newest")
+    record = models / "20300101-000000-newest" / "run.json"
+    renamed = json.loads(record.read_text()) | {"run_id": "20300101-000000-newest"}
+    record.write_text(json.dumps(renamed))
+    (models / "current.json").write_text(json.dumps({"hash": "20300101-000000-newest"}))
+    result = run("evaluation", whole_copy)
+    words = figure(result, "evaluation:evidence_matches_checkpoint")
+    assert f"predictions: run_id is ['{old}'], expected 20300101-000000-newest" in words
+
+
+def test_a_checkpoint_copied_over_another_is_refused(whole_copy, run):
+    import torch
+
+    models = whole_copy / DATA_SET / "models"
+    folder = models / json.loads((models / "current.json").read_text())["hash"]
+    weights = torch.load(folder / "best.pt", weights_only=True)
+    name = next(name for name, value in weights.items() if value.is_floating_point())
+    weights[name] += 1
+    torch.save(weights, folder / "best.pt")
+    result = run("evaluation", whole_copy)
+    words = figure(result, "evaluation:evidence_matches_checkpoint")
+    assert words.startswith("predictions: checkpoint_hash is [")
+    assert "run record says weights" in words
+    assert exit_code(result) == 1
+
+
+def test_an_edited_panel_is_refused(whole_copy, run):
+    panel = whole_copy / DATA_SET / "panel"
+    folder = panel / json.loads((panel / "current.json").read_text())["hash"]
+    targets = np.load(folder / "targets.npy")
+    np.save(folder / "targets.npy", targets * 2)
+    result = run("evaluation", whole_copy)
+    assert "targets.npy: content differs from the manifest" in failures(result)[0]
+    assert exit_code(result) == 1
+
+
+# --- Training that must not take the place of a sound model
+
+
+def test_cuda_without_a_gpu_fails_in_one_line_and_keeps_the_model(whole_copy, run, capfd):
     import torch
 
     if torch.cuda.is_available():
@@ -208,26 +335,21 @@ def test_cuda_without_a_gpu_fails_in_one_line_and_keeps_the_model(whole_copy):
     ]
     assert exit_code(result) == 1
     assert current.read_bytes() == good
+    printed = "".join(capfd.readouterr())
+    assert "Traceback" not in printed
+    assert "did not receive any messages" not in printed
 
 
-def test_the_command_runs_in_a_process_of_its_own(tmp_path):
-    """Its output holds verdicts and no warning of Dagster's."""
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump(config(tmp_path / "data")))
-    done = subprocess.run(
-        [sys.executable, "-m", "atft_pipeline", "run", "--select", "raw_listings",
-         "--config", str(path)],
-        env={"DAGSTER_HOME": str(tmp_path), "PATH": "", "HOME": str(tmp_path)},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"holds.*raw_listings:contract_holds +60 rows", done.stdout)
-    assert "Warning" not in done.stdout + done.stderr
-
-
-def test_the_command_without_dagster_home_says_what_to_do(capsys, monkeypatch):
-    monkeypatch.setenv("DAGSTER_HOME", "")
-    assert main(["run"]) == 2
-    assert capsys.readouterr().err == (
-        "atft_pipeline: DAGSTER_HOME is not set; start with make run, or source activate.sh first\n"
+def test_a_model_that_fails_its_checks_is_not_put_in_use(whole_copy, run, small_model):
+    current = whole_copy / DATA_SET / "models" / "current.json"
+    good = current.read_bytes()
+    result = run(
+        "key:trained_model or key:predictions",
+        whole_copy,
+        trained_model=small_model | {"gates": {"min_gradient_norm": 1e6}},
     )
+    words = figure(result, "trained_model:encoder_gradients_nonzero")
+    assert words.startswith("no gradient in")
+    assert stored(result) == set()
+    assert exit_code(result) == 1
+    assert current.read_bytes() == good

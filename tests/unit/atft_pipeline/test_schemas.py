@@ -35,6 +35,7 @@ def test_prices_hold_their_contract() -> None:
     ("broken", "failure"),
     [
         (_prices(close=0.0), "greater_than"),
+        (_prices(close=float("inf")), "finite"),
         (_prices(close=None).cast({"close": pl.Float64}), "not_nullable"),
         (_prices(volume=-1.0), "greater_than_or_equal_to"),
         (_prices(code=7), "dtype"),

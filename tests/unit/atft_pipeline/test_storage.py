@@ -1,5 +1,9 @@
 """Tables are written whole or not at all, are readable by SQL, and stay in their folder."""
 
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -55,6 +59,43 @@ def test_a_crash_in_the_middle_leaves_the_old_table(storage, monkeypatch, broken
     with pytest.raises(KeyboardInterrupt):
         storage.write_table("prices", FRAME.head(1))
     assert path.read_bytes() == before
+    assert rows(storage, "prices") == FRAME.rows()
+
+
+WRITE_FOR_EVER = """
+import sys
+import polars as pl
+from atft_pipeline.resources import Market
+from atft_pipeline.storage import Storage
+
+storage = Storage(market=Market(source="synthetic"), data_dir=sys.argv[1])
+print("ready", flush=True)
+while True:
+    for value in (1, 2):
+        storage.write_table("prices", pl.DataFrame({"value": [value] * 500_000}))
+"""
+
+
+def test_a_killed_writer_leaves_the_old_table_or_the_new_one(storage, tmp_path):
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITE_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE, text=True,
+        cwd=Path(__file__).parents[3],
+    )  # fmt: skip
+    assert writer.stdout is not None
+    with writer.stdout:
+        assert writer.stdout.readline() == "ready\n"
+        for _ in range(100):
+            if (storage.root / "atft.duckdb").exists():
+                break
+            time.sleep(0.05)
+        time.sleep(0.3)
+        writer.kill()
+        writer.wait()
+    frame = storage.read_table("prices", "features")
+    assert frame.height == 500_000
+    assert frame["value"].n_unique() == 1
+    assert rows(storage, "prices")[0] == frame.row(0)
+    storage.write_table("prices", FRAME)
     assert rows(storage, "prices") == FRAME.rows()
 
 

@@ -5,14 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from atft_model.config import ModelConfig
-from atft_model.data.batches import DevicePanel, fit_target_scale
+from atft_model.data.batches import DevicePanel, WindowBatch, fit_target_scale
 from atft_model.data.graph import read_graph
 from atft_model.data.panel import fit_statistics, read_panel
 from atft_model.model.atft import ATFT
-from atft_model.model.gated_residual import FeatureNetworks
 from atft_model.run import model_shape
 
 LOOKBACK = 10
@@ -34,51 +32,58 @@ def model(data):
     return ATFT(config, model_shape(data.panel)).eval()
 
 
-def test_feature_networks_equal_a_loop_over_features():
-    torch.manual_seed(1)
-    networks = FeatureNetworks(5, 16, dropout=0.0)
-    x = torch.randn(7, 5)
-    batched = networks(x)
-    for j in range(5):
-        scalar = x[:, j : j + 1]
-        inner = F.elu(scalar * networks.input_weight[j] + networks.input_bias[j])
-        hidden = inner @ networks.hidden_weight[j] + networks.hidden_bias[j]
-        gated = F.glu(hidden @ networks.gate_weight[j] + networks.gate_bias[j])
-        out = scalar * networks.skip_weight[j] + networks.skip_bias[j] + gated
-        reference = F.layer_norm(out, (16,)) * networks.norm_weight[j] + networks.norm_bias[j]
-        torch.testing.assert_close(batched[j], reference, rtol=1e-5, atol=1e-5)
+def by_stock(quantiles: torch.Tensor, batch: WindowBatch) -> dict[tuple[int, int], torch.Tensor]:
+    """Quantiles of the scorable windows by (date position, stock of the panel)."""
+    return {
+        (int(batch.positions[run, day]), int(batch.stocks[run, column])): quantiles[
+            run, day, column
+        ]
+        for run, day, column in batch.scorable.nonzero().tolist()
+    }
 
 
 def test_runs_of_dates_score_as_single_dates_do(data, model):
     with torch.no_grad():
-        run = model(data.batch(torch.tensor([100]), 4))
-        for day in range(4):
-            single = model(data.batch(torch.tensor([100 + day]), 1))
-            torch.testing.assert_close(run[:, day : day + 1], single, rtol=1e-5, atol=1e-5)
+        batch = data.batch(np.array([100, 130]), 4)
+        together = by_stock(model(batch), batch)
+        alone = {}
+        for position in batch.positions.flatten().tolist():
+            single = data.batch(np.array([position]), 1)
+            alone |= by_stock(model(single), single)
+    assert together.keys() == alone.keys()
+    for window, quantiles in together.items():
+        torch.testing.assert_close(quantiles, alone[window], rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_holds_every_scorable_window_of_its_dates_once(data):
+    batch = data.batch(np.array([70, 200, 140]), 5)
+    held = sorted(by_stock(batch.target, batch))
+    dates = sorted(batch.positions.flatten().tolist())
+    expected = [(d, int(s)) for d in dates for s in data.scorable[d].nonzero()]
+    assert held == expected
+    assert batch.windows == len(expected)
 
 
 def test_quantiles_never_cross(data, model):
     with torch.no_grad():
-        quantiles = model(data.batch(torch.tensor([90, 120]), 3))
+        quantiles = model(data.batch(np.array([90, 120]), 3))
     assert (quantiles.diff(dim=-1) >= 0).all()
 
 
 def test_what_cannot_be_scored_influences_nobody(data, model):
-    batch = data.batch(torch.tensor([150]), 1)
-    absent = ~batch.observed[0].any(dim=0)
-    if not absent.any():
-        absent = ~batch.scorable[0, 0]
+    batch = data.batch(np.array([150, 60]), 3)
+    absent = ~batch.scorable.any(dim=1)  # [runs, stocks]: the padding of the narrower run
     assert absent.any()
     features = batch.features.clone()
-    features[:, :, absent] = 100.0
+    features.masked_fill_(absent[:, None, :, None], 100.0)
     changed = dataclasses.replace(batch, features=features)
-    scored = batch.scorable
     with torch.no_grad():
-        torch.testing.assert_close(model(batch)[scored], model(changed)[scored])
+        before, after = model(batch), model(changed)
+    torch.testing.assert_close(before[batch.scorable], after[batch.scorable])
 
 
 def test_edges_come_from_scorable_neighbours(data):
-    batch = data.batch(torch.tensor([150]), 2)
+    batch = data.batch(np.array([150]), 2)
     for day in range(2):
         neighbours = batch.neighbours[0, day]
         known = neighbours >= 0

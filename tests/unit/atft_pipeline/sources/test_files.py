@@ -1,7 +1,7 @@
 """The files source: what it maps, what it derives, and each thing that it refuses."""
 
 import gzip
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -10,6 +10,7 @@ from polars.testing import assert_frame_equal
 
 from atft_model.errors import InputError
 from atft_pipeline import schemas
+from atft_pipeline.schemas import WHOLE_MARKET
 from atft_pipeline.sources.files import FilesConfig, FilesSource
 from atft_pipeline.transforms.adjust import split_adjust
 from atft_pipeline.transforms.targets import forward_returns
@@ -366,6 +367,97 @@ def test_listings_and_indices_that_cannot_be_used(tmp_path: Path) -> None:
         indices("date,index,close", "2024-01-04,X,")
     with pytest.raises(InputError, match=r"b\.csv: no column for close"):
         indices("date,index", "2024-01-04,X")
+
+
+# --- statements and flows --------------------------------------------------------------------
+
+STATEMENTS = (
+    "Local Code,DisclosedDate,DisclosedTime,CurrentFiscalYearEndDate,TypeOfCurrentPeriod,NetSales,"
+    "OperatingProfit,Profit,TotalAssets,Equity,ForecastOperatingProfit"
+)
+FLOWS = "PublishedDate,StartDate,EndDate,Section,ForeignersPurchases,ForeignersSales,TotalSales"
+WEEK = "2024-01-11,2024-01-01,2024-01-05,Prime,10,12,100"
+
+
+def test_statements_are_mapped_typed_and_in_order(tmp_path: Path) -> None:
+    prices = write(tmp_path / "a.csv", HEADER, ROW)
+    path = write(
+        tmp_path / "statements.csv",
+        STATEMENTS,
+        "0007,2024-02-09,,2024-03-31,3Q,300,,20,,,50",
+        "0007,2024-02-09,14:30,2024-03-31,,,,,,,40",
+        "0007,2022-02-09,15:00:00,2022-03-31,3Q,200,30,15,900,400,40",
+        "0007,2024-03-01,9:00:00,2024-03-31,3Q,300,,20,,,50",
+    )
+    early = {"start_date": date(2024, 1, 1), "end_date": date(2024, 2, 29)}
+    read = source(prices, statements=path, **early).raw_statements()
+    schemas.RAW_STATEMENTS.validate(read, lazy=True)
+    assert read["disclosed_on"].to_list() == [date(2022, 2, 9), *[date(2024, 2, 9)] * 2]
+    assert read["disclosed_at"].to_list() == [time(15), time(14, 30), None]
+    assert read["period"].to_list() == ["3Q", None, "3Q"]
+    assert read["forecast_operating_profit"].to_list() == [40.0, 40.0, 50.0]
+    assert read["operating_profit"].to_list() == [30.0, None, None]
+    assert read["forecast_sales"].null_count() == 3, "the file has no such column"
+    assert "raw_statements" not in source(prices, statements=path).missing()
+    assert "shares_outstanding" in source(prices, statements=path).missing()
+    with_shares = write(tmp_path / "s.csv", "code,disclosed_on,fiscal_year_end,shares_out")
+    assert "shares_outstanding" not in source(prices, statements=with_shares).missing()
+
+
+def test_flows_are_mapped_typed_and_in_order(tmp_path: Path) -> None:
+    prices = write(tmp_path / "a.csv", HEADER, ROW)
+    later = "2024-01-18,2024-01-08,2024-01-12,Prime,,,90"
+    path = write(tmp_path / "flows.csv", FLOWS, later, WEEK)
+    read = source(prices, flows=path).raw_investor_flows()
+    schemas.RAW_INVESTOR_FLOWS.validate(read, lazy=True)
+    assert read["published_on"].to_list() == [date(2024, 1, 11), date(2024, 1, 18)]
+    assert read["foreign_sell"].to_list() == [12.0, None]
+    assert read["total_buy"].null_count() == 2
+    early = source(prices, flows=path, end_date=date(2024, 1, 17)).raw_investor_flows()
+    assert early.height == 1
+    assert "raw_investor_flows" not in source(prices, flows=path).missing()
+    whole = write(tmp_path / "whole.csv", FLOWS.replace(",Section", ""), WEEK.replace(",Prime", ""))
+    assert source(prices, flows=whole).raw_investor_flows()["section"].to_list() == [WHOLE_MARKET]
+
+
+def test_without_their_files_statements_and_flows_have_no_rows(tmp_path: Path) -> None:
+    files = source(write(tmp_path / "a.csv", HEADER, ROW))
+    schemas.RAW_STATEMENTS.validate(files.raw_statements(), lazy=True)
+    schemas.RAW_INVESTOR_FLOWS.validate(files.raw_investor_flows(), lazy=True)
+    assert files.raw_statements().is_empty()
+    assert files.raw_investor_flows().is_empty()
+    assert {"raw_statements", "raw_investor_flows"} <= set(files.missing())
+
+
+def test_statements_and_flows_that_cannot_be_used(tmp_path: Path) -> None:
+    prices = write(tmp_path / "a.csv", HEADER, ROW)
+    other = tmp_path / "b.csv"
+
+    def statements(row: str, header: str = STATEMENTS, **config: object) -> None:
+        source(prices, statements=write(other, header, row), **config).raw_statements()
+
+    def flows(row: str, header: str = FLOWS, **config: object) -> None:
+        source(prices, flows=write(other, header, row), **config).raw_investor_flows()
+
+    good = "0007,2024-02-09,14:30,2024-03-31,3Q,300,,20,,,50"
+    with pytest.raises(InputError, match=r"b\.csv: no column for disclosed_on, fiscal_year_end;"):
+        statements("0007,1", header="code,sales")
+    with pytest.raises(InputError, match=r"'DisclosedTime' holds 'noon' .* a time of day such as"):
+        statements(good.replace("14:30", "noon"))
+    with pytest.raises(InputError, match=r"'DisclosedDate' holds None in data row 1"):
+        statements(good.replace("2024-02-09", ""))
+    with pytest.raises(InputError, match=r"'2024-12-09' in data row 1 .*no date in the future"):
+        statements(good.replace("2024-02-09", "2024-12-09"))
+    with pytest.raises(InputError, match=r"'TypeOfCurrentPeriod' holds 'Q3' .* expected 1Q, 2Q"):
+        statements(good.replace("3Q", "Q3"))
+    with pytest.raises(InputError, match=r"no rows with disclosed_on up to 2024-01-31; the file"):
+        statements(good, end_date=date(2024, 1, 31))
+    with pytest.raises(InputError, match=r"b\.csv: no column for last_date;"):
+        flows("2024-01-11,2024-01-01,Prime", header="PublishedDate,StartDate,Section")
+    with pytest.raises(InputError, match=r"published 2024-01-04; .* last_date <= published_on"):
+        flows(WEEK.replace("2024-01-11", "2024-01-04"))
+    with pytest.raises(InputError, match=r"b\.csv: has columns but no rows"):
+        source(prices, flows=write(other, FLOWS)).raw_investor_flows()
 
 
 # --- the real file ---------------------------------------------------------------------------

@@ -11,8 +11,15 @@ import polars as pl
 import pytest
 
 from atft_model.errors import InputError
-from atft_pipeline.feature_registry import REGISTRY
+from atft_pipeline.feature_registry import REGISTRY as CONTRACT
 from atft_pipeline.transforms.features import Feature, compute_features
+
+REGISTRY = [
+    feature
+    for feature in CONTRACT
+    if not any(need.startswith(("statements", "investor_flows")) for need in feature.needs)
+]
+"""Those of bars, listings and indices; test_fundamentals and test_flows have the others."""
 
 DAYS = 300
 SECTORS = {0: "A", 1: "A", 2: "A", 3: "A", 4: "A", 5: "B", 6: "B", 7: "B", 8: "B", 9: "B", 10: "C"}
@@ -386,6 +393,13 @@ def test_columns_follow_the_features_asked_for() -> None:
     table = compute_features(MARKET, LISTINGS, NO_INDEX, chosen)
     assert table.columns == ["date", "code", *(feature.name for feature in chosen)]
     assert table.equals(TABLE.select(table.columns))
+
+
+def test_tables_without_rows_are_no_tables() -> None:
+    no_statements = pl.DataFrame(schema={"code": pl.String, "disclosed_on": pl.Date})
+    no_flows = pl.DataFrame(schema={"section": pl.String, "published_on": pl.Date})
+    table = compute_features(MARKET, LISTINGS, NO_INDEX, REGISTRY, no_statements, no_flows)
+    assert table.equals(TABLE)
 
 
 def _index(seed: int, days: int = DAYS) -> pl.DataFrame:

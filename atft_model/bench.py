@@ -1,0 +1,220 @@
+"""Training throughput and memory on a random panel, by the training loop itself.
+
+Needs no data, Dagster or Polars, so that it runs on a bare machine with a GPU.
+"""
+
+import datetime
+import json
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from atft_model.config import RunConfig
+from atft_model.data.batches import DevicePanel, fit_target_scale
+from atft_model.data.graph import GraphConfig, StockGraph
+from atft_model.data.panel import Panel, fit_statistics
+from atft_model.data.splits import SplitConfig, split_dates
+from atft_model.run import build_trainer, choose_device, describe_device
+from atft_model.training.loop import Progress, Trainer
+from atft_model.training.reporter import Reporter
+
+HORIZONS = (1, 5, 10, 20)
+
+
+@dataclass(frozen=True)
+class BenchSize:
+    """What the panel looks like, and how long to measure."""
+
+    dates: int = 600
+    stocks: int = 300
+    features: int = 82
+    steps: int = 6
+    repeats: int = 3
+
+
+def random_panel(size: BenchSize, seed: int = 0) -> Panel:
+    """Independent normal features and returns; every stock trades every day."""
+    rng = np.random.default_rng(seed)
+    shape = (size.dates, size.stocks)
+    present = np.ones(shape, dtype=bool)
+    start = datetime.date(2020, 1, 1)
+    return Panel(
+        features=rng.standard_normal((*shape, size.features), dtype=np.float32),
+        observed=present,
+        tradable=present,
+        targets=0.02 * rng.standard_normal((*shape, len(HORIZONS)), dtype=np.float32),
+        daily_return=0.02 * rng.standard_normal(shape, dtype=np.float32),
+        sector=rng.integers(1, 12, size.stocks).astype(np.int16),
+        market=rng.integers(1, 4, size.stocks).astype(np.int16),
+        dates=tuple(start + datetime.timedelta(days=day) for day in range(size.dates)),
+        codes=tuple(f"S{stock:05d}" for stock in range(size.stocks)),
+        feature_names=tuple(f"feature_{number}" for number in range(size.features)),
+        normalizers=("cross_section",) * size.features,
+        horizons=HORIZONS,
+        sectors=("unknown", *(f"sector_{number}" for number in range(11))),
+        markets=("unknown", *(f"market_{number}" for number in range(3))),
+        split=split_dates(size.dates, HORIZONS, SplitConfig()),
+        source="bench",
+    )
+
+
+def random_graph(panel: Panel, neighbours: int, seed: int = 0) -> StockGraph:
+    """One graph of random neighbours for all dates."""
+    rng = np.random.default_rng(seed)
+    shape = (1, len(panel.codes), neighbours)
+    return StockGraph(
+        refresh=np.zeros(1, dtype=np.int32),
+        neighbours=rng.integers(0, len(panel.codes), shape).astype(np.int32),
+        correlation=rng.random(shape, dtype=np.float32),
+        panel_hash=panel.hash,
+    )
+
+
+def measure(config: RunConfig, size: BenchSize) -> dict[str, Any]:
+    """Trains a few steps per repeat; windows per second of each, memory, and where time goes."""
+    device = choose_device(config.training.device)
+    config = replace(config, training=replace(config.training, max_steps_per_epoch=size.steps))
+    torch.manual_seed(config.training.seed)
+    panel = random_panel(size)
+    data = DevicePanel(
+        panel, random_graph(panel, GraphConfig().neighbours),
+        fit_statistics(panel, panel.split.train), fit_target_scale(panel, panel.split.train),
+        config.model.lookback, device,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build_trainer(config, data, Path(folder), Reporter())
+        progress = Progress(epoch=1)
+        trainer.train_epoch(progress)
+        speeds = [_speed(trainer, progress, device) for _ in range(size.repeats)]
+        parts = time_by_part(trainer, progress, device)
+    return {
+        "device": describe_device(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "config": asdict(config.model) | {
+            "precision": config.training.precision,
+            "batch_windows": config.training.batch_windows,
+            "run_length": config.training.run_length,
+        },
+        "panel": asdict(size),
+        "panel_bytes": int(panel.features.nbytes),
+        "windows_per_second": speeds,
+        "peak_bytes": _peak_bytes(device),
+        "seconds_by_part": parts,
+    }  # fmt: skip
+
+
+def _speed(trainer: Trainer, progress: Progress, device: torch.device) -> float:
+    _wait(device)
+    started = time.perf_counter()
+    windows = trainer.train_epoch(progress)
+    _wait(device)
+    return windows / (time.perf_counter() - started)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """On the GPU, or of the process where there is none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def time_by_part(
+    trainer: Trainer, progress: Progress, device: torch.device
+) -> dict[str, dict[str, float]]:
+    """Seconds of one epoch's steps in each part of the model, forward and backward.
+
+    Measured with hooks that wait for the device, so the sum is a little above an undisturbed step;
+    ``rest`` is what lies outside the named parts: batches, losses, optimizer, monitors.
+    """
+    model = trainer.model
+    encoder = model.temporal_encoder
+    parts: dict[str, list[nn.Module]] = {
+        "variable selection": [model.variable_selection],
+        "lstm": [encoder.lstm],
+        "enrichment": [encoder.lstm_skip, encoder.enrichment],
+        "attention": [encoder.attention, encoder.attention_skip],
+        "graph attention": [model.graph_attention],
+        "head": [model.backbone_projection, model.adaptive_norm, model.gated_residual, model.head],
+    }
+    clock: dict[str, dict[str, float]] = {part: {"forward": 0.0, "backward": 0.0} for part in parts}
+    handles = [
+        handle
+        for part, modules in parts.items()
+        for module in modules
+        for handle in _watch(module, clock[part], device)
+    ]
+    _wait(device)
+    started = time.perf_counter()
+    trainer.train_epoch(progress)
+    _wait(device)
+    whole = time.perf_counter() - started
+    for handle in handles:
+        handle.remove()
+    named = sum(sum(seconds.values()) for seconds in clock.values())
+    return clock | {"rest": {"forward and backward": whole - named}}
+
+
+def _watch(module: nn.Module, clock: dict[str, float], device: torch.device) -> list[Any]:
+    began: dict[str, float] = {}
+
+    def start(direction: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            _wait(device)
+            began[direction] = time.perf_counter()
+
+        return hook
+
+    def stop(direction: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            _wait(device)
+            clock[direction] += time.perf_counter() - began[direction]
+
+        return hook
+
+    return [
+        module.register_forward_pre_hook(start("forward")),
+        module.register_forward_hook(stop("forward")),
+        module.register_full_backward_pre_hook(start("backward")),
+        module.register_full_backward_hook(stop("backward")),
+    ]
+
+
+def show(result: dict[str, Any]) -> str:
+    """The result as a table for a terminal."""
+    speeds = result["windows_per_second"]
+    lines = [
+        f"{result['device']}, {result['threads']} threads, torch {result['torch']}",
+        f"{result['panel']['features']} features, lookback {result['config']['lookback']}, hidden "
+        f"{result['config']['hidden_size']}, {result['config']['precision']}",
+        f"{'windows/s':<20}{np.median(speeds):>12,.0f}   "
+        f"({min(speeds):,.0f} to {max(speeds):,.0f} in {len(speeds)} repeats)",
+        f"{'peak memory, MiB':<20}{result['peak_bytes'] / 2**20:>12,.0f}   "
+        f"(panel {result['panel_bytes'] / 2**20:,.0f})",
+    ]
+    whole = sum(sum(seconds.values()) for seconds in result["seconds_by_part"].values())
+    for part, seconds in result["seconds_by_part"].items():
+        split = ", ".join(f"{way} {100 * took / whole:.0f} %" for way, took in seconds.items())
+        lines.append(f"{part:<20}{100 * sum(seconds.values()) / whole:>10.0f} %   ({split})")
+    return "\n".join(lines)
+
+
+def write_result(result: dict[str, Any], path: Path) -> None:
+    """As JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
