@@ -75,7 +75,7 @@ class DriftLimits:
     )  # fmt: skip
     month_shift_ceiling: float = setting(
         12.0, "Ceiling of the same: a change of unit, not of the market, whose stormiest month "
-        "moved mkt_vol_20d by 4.5 in 50 built-in markets."
+        "moved mkt_vol_20d by 9.5 in 35 built-in markets."
     )  # fmt: skip
     month_noise: float = setting(
         15.0, "Multiple of a month's own deviation: one month may be a crash that training never "
