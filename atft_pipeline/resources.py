@@ -15,16 +15,17 @@ from atft_model.data.splits import SplitConfig
 from atft_model.errors import InputError
 from atft_pipeline.sources.base import MarketSource
 from atft_pipeline.sources.files import FilesConfig, FilesSource
+from atft_pipeline.sources.jquants import JQuantsConfig, JQuantsSource
 from atft_pipeline.sources.synthetic import SyntheticConfig, SyntheticMarket
 
-SOURCES = ("synthetic", "files")
+SOURCES = ("synthetic", "files", "jquants")
 
 
 class Market(dg.ConfigurableResource):
     """Which market data are used."""
 
     source: str | None = Field(
-        default=None, description="synthetic or files. Empty: ATFT_SOURCE, else synthetic."
+        default=None, description="synthetic, files or jquants. Empty: ATFT_SOURCE, else synthetic."
     )
     prices: str | None = Field(
         default=None, description="files: Parquet or CSV of daily bars. Empty: ATFT_PRICES."
@@ -46,11 +47,23 @@ class Market(dg.ConfigurableResource):
     )
     start_date: str | None = Field(
         default=None,
-        description="files: first date used, YYYY-MM-DD. Empty: ATFT_START_DATE, else all.",
+        description="files, jquants: first date used, YYYY-MM-DD. Empty: ATFT_START_DATE, "
+        "else all.",
     )
     end_date: str | None = Field(
         default=None,
-        description="files: last date used, YYYY-MM-DD. Empty: ATFT_END_DATE, else all.",
+        description="files, jquants: last date used, YYYY-MM-DD. Empty: ATFT_END_DATE, else all.",
+    )
+    jquants_plan: str | None = Field(
+        default=None,
+        description="jquants: free, light, standard or premium; sets the pace of requests. "
+        "Empty: ATFT_JQUANTS_PLAN, else free. (The API key is no setting, as settings are stored "
+        "with each run: it is read from JQUANTS_API_KEY alone.)",
+    )
+    jquants_cache: str | None = Field(
+        default=None,
+        description="jquants: folder of everything that was ever fetched. Empty: "
+        "ATFT_JQUANTS_CACHE, else jquants_cache in ATFT_DATA_DIR.",
     )
     seed: int = Field(default=SyntheticConfig.seed, description="synthetic: seed of the market.")
     stocks: int = Field(default=SyntheticConfig.stocks, description="synthetic: number of stocks.")
@@ -76,8 +89,10 @@ class Market(dg.ConfigurableResource):
         """The configured source.
 
         Raises:
-            InputError: unknown source, a missing path, or a date that is none.
+            InputError: unknown source, a missing path or key, or a date that is none.
         """
+        if self.name() == "jquants":
+            return JQuantsSource(self._jquants())
         if self.name() == "synthetic":
             return SyntheticMarket(
                 SyntheticConfig(
@@ -100,6 +115,22 @@ class Market(dg.ConfigurableResource):
                 start_date=_date(self.start_date, "ATFT_START_DATE"),
                 end_date=_date(self.end_date, "ATFT_END_DATE"),
             )
+        )
+
+    def _jquants(self) -> JQuantsConfig:
+        key = os.environ.get("JQUANTS_API_KEY", "").strip()
+        if not key:
+            raise InputError(
+                "ATFT_SOURCE is 'jquants' but JQUANTS_API_KEY is not set; set it to the API key "
+                "of the J-Quants dashboard"
+            )
+        cache = _path(self.jquants_cache, "ATFT_JQUANTS_CACHE")
+        return JQuantsConfig(
+            api_key=key,
+            cache=cache or Path(os.environ.get("ATFT_DATA_DIR") or "data") / "jquants_cache",
+            plan=self.jquants_plan or os.environ.get("ATFT_JQUANTS_PLAN") or "free",
+            start_date=_date(self.start_date, "ATFT_START_DATE"),
+            end_date=_date(self.end_date, "ATFT_END_DATE"),
         )
 
 

@@ -49,9 +49,20 @@ _RAW_BAR = {
 }
 """As delivered: values may be missing and keys may repeat; ``prices`` is where rules hold."""
 
-RAW_PRICES = _table("raw_prices", _columns(required={}, nullable=_RAW_BAR))
+LIMIT_FLAGS = ("limit_up", "limit_down")
+"""Whether the day's price reached its exchange's daily limit; null or no column: not known."""
 
-QUARANTINE = _table("quarantine", _columns(required={"reason": pl.String}, nullable=_RAW_BAR))
+
+def _limit_flags() -> dict[str, pa.Column]:
+    return {name: pa.Column(pl.Boolean, nullable=True, required=False) for name in LIMIT_FLAGS}
+
+
+RAW_PRICES = _table("raw_prices", _columns(required={}, nullable=_RAW_BAR) | _limit_flags())
+
+QUARANTINE = _table(
+    "quarantine",
+    _columns(required={"reason": pl.String}, nullable=_RAW_BAR) | _limit_flags(),
+)
 
 RAW_LISTINGS = _table(
     "raw_listings",
@@ -167,9 +178,27 @@ PRICES = _table(
         "volume": pa.Column(pl.Float64, pa.Check.ge(0.0)),
         "turnover": pa.Column(pl.Float64, pa.Check.ge(0.0)),
         "raw_close": _positive(),
+        **_limit_flags(),
     },
     KEY,
 )
+
+SUSPECT_MOVES = _table(
+    "suspect_moves",
+    _columns(
+        required={
+            "date": pl.Date,
+            "code": pl.String,
+            "kind": pl.String,
+            "previous_date": pl.Date,
+            "previous_close": pl.Float64,
+            "close": pl.Float64,
+            "move": pl.Float64,
+        }
+    ),
+    KEY,
+)
+"""Bars of ``prices`` whose adjusted close moved further than trading explains, with the kind."""
 
 TRADING_UNIVERSE = _table(
     "trading_universe",

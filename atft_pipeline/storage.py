@@ -5,6 +5,7 @@ Everything hangs under ``<data dir>/<data set>/``: ``<table>.parquet``, ``panel/
 """
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from atft_model.data.artifacts import file_hash
 from atft_model.errors import InputError
 from atft_pipeline.failures import input_errors_as_failures
 from atft_pipeline.resources import Market, data_folder
+from atft_pipeline.sources.lock import exclusive
+
+LOCK_WAIT_SECONDS = 600.0
+"""For another run's raw table; a long first sync of a vendor outlasts it, and the run says so."""
 
 
 class Storage(dg.ConfigurableResource):
@@ -59,6 +64,14 @@ class Storage(dg.ConfigurableResource):
     def reports(self) -> Path:
         """One HTML report per evaluated run."""
         return self.root / "reports"
+
+    def one_run_at_a_time(self, table: str) -> AbstractContextManager[None]:
+        """Held while a raw table is fetched and stored; another run waits for it.
+
+        Raises:
+            InputError: on entering, when another run still holds it after ``LOCK_WAIT_SECONDS``.
+        """
+        return exclusive(self.root / f".{table}.lock", table, LOCK_WAIT_SECONDS)
 
     def table_path(self, table: str) -> Path:
         """The Parquet file of a table."""

@@ -36,6 +36,13 @@ def raw_prices(
     context: dg.AssetExecutionContext, market: Market, storage: Storage
 ) -> Iterator[Any]:
     """Reads bars, notes once what the source lacks, and keeps a planted return beside them."""
+    with storage.one_run_at_a_time("raw_prices"):
+        yield from _raw_prices(context, market, storage)
+
+
+def _raw_prices(
+    context: dg.AssetExecutionContext, market: Market, storage: Storage
+) -> Iterator[Any]:
     source = market.build()
     frame = source.raw_prices()
     gaps = source.missing()
@@ -78,8 +85,11 @@ def keep_beside(storage: Storage, gaps: dict[str, str], planted: pl.DataFrame | 
 @plain_failures
 def raw_listings(market: Market, storage: Storage) -> Iterator[Any]:
     """Reads listings; a source without any derives what the bars say."""
-    frame = market.build().raw_listings()
-    yield from verdicts("raw_listings", [contract_holds(frame, RAW_LISTINGS)], frame, {}, storage)
+    with storage.one_run_at_a_time("raw_listings"):
+        frame = market.build().raw_listings()
+        yield from verdicts(
+            "raw_listings", [contract_holds(frame, RAW_LISTINGS)], frame, {}, storage
+        )
 
 
 @dg.asset(
@@ -90,36 +100,41 @@ def raw_listings(market: Market, storage: Storage) -> Iterator[Any]:
 @plain_failures
 def raw_indices(market: Market, storage: Storage) -> Iterator[Any]:
     """Reads index closes."""
-    frame = market.build().raw_indices()
-    yield from verdicts("raw_indices", [contract_holds(frame, RAW_INDICES)], frame, {}, storage)
+    with storage.one_run_at_a_time("raw_indices"):
+        frame = market.build().raw_indices()
+        yield from verdicts("raw_indices", [contract_holds(frame, RAW_INDICES)], frame, {}, storage)
 
 
 @dg.asset(
     group_name="raw", kinds={"polars", "parquet"}, output_required=False,
+    config_schema={},
     check_specs=_contract("raw_statements"),
     description="Company disclosures as made; no rows where the source has none.",
 )  # fmt: skip
 @plain_failures
-def raw_statements(market: Market) -> Iterator[Any]:
+def raw_statements(market: Market, storage: Storage) -> Iterator[Any]:
     """Reads statements, forecasts and their corrections."""
-    frame = market.build().raw_statements()
-    metadata = {"companies": frame["code"].n_unique()}
-    yield from verdicts("raw_statements", [contract_holds(frame, RAW_STATEMENTS)], frame, metadata)
+    with storage.one_run_at_a_time("raw_statements"):
+        frame = market.build().raw_statements()
+        metadata = {"companies": frame["code"].n_unique()}
+        checks = [contract_holds(frame, RAW_STATEMENTS)]
+        yield from verdicts("raw_statements", checks, frame, metadata, storage)
 
 
 @dg.asset(
     group_name="raw", kinds={"polars", "parquet"}, output_required=False,
+    config_schema={},
     check_specs=_contract("raw_investor_flows"),
     description="Weekly value traded by investor type and section; no rows where there is none.",
 )  # fmt: skip
 @plain_failures
-def raw_investor_flows(market: Market) -> Iterator[Any]:
+def raw_investor_flows(market: Market, storage: Storage) -> Iterator[Any]:
     """Reads investor flows."""
-    frame = market.build().raw_investor_flows()
-    metadata = {"sections": ", ".join(frame["section"].unique().sort())}
-    yield from verdicts(
-        "raw_investor_flows", [contract_holds(frame, RAW_INVESTOR_FLOWS)], frame, metadata
-    )
+    with storage.one_run_at_a_time("raw_investor_flows"):
+        frame = market.build().raw_investor_flows()
+        metadata = {"sections": ", ".join(frame["section"].unique().sort())}
+        checks = [contract_holds(frame, RAW_INVESTOR_FLOWS)]
+        yield from verdicts("raw_investor_flows", checks, frame, metadata, storage)
 
 
 ASSETS = [raw_prices, raw_listings, raw_indices, raw_statements, raw_investor_flows]

@@ -20,16 +20,6 @@ SHOWN = 20
 
 
 @dataclass(frozen=True)
-class PricesGate:
-    """When too much of the raw data is unusable."""
-
-    max_quarantined_share: float = setting(
-        0.05, "Share of raw rows in quarantine above which prices are not stored: the real file "
-        "has well under 1 % unusable bars, so 5 % means a broken delivery."
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
 class PanelGate:
     """When a panel is too thin or too dead to train on."""
 
@@ -63,32 +53,6 @@ def contract_holds(frame: pl.DataFrame, schema: pa.DataFrameSchema) -> Outcome:
     return Outcome(
         "contract_holds", True, f"{frame.height:,} rows", f"schema of {schema.name}",
         numbers={"failures": 0, "rows": frame.height},
-    )  # fmt: skip
-
-
-def quarantined_share(raw_rows: int, quarantine: pl.DataFrame, gate: PricesGate) -> Outcome:
-    """The rows that cannot be used are few, and counted by reason."""
-    reasons = quarantine.group_by("reason").len("rows").sort("rows", descending=True)
-    share = quarantine.height / max(raw_rows, 1)
-    counts = {f"rows/{reason}": rows for reason, rows in reasons.iter_rows()}
-    return Outcome(
-        "quarantined_share_within_limit",
-        share <= gate.max_quarantined_share,
-        f"{quarantine.height:,} of {raw_rows:,} rows ({share:.2%})",
-        f"at most {gate.max_quarantined_share:.0%}",
-        numbers={"quarantined_share": share, **counts},
-        details=markdown_table(["reason", "rows"], reasons.iter_rows()),
-    )
-
-
-def universe_is_wide(universe: pl.DataFrame, min_stocks: int) -> Outcome:
-    """Dates have enough members to rank."""
-    per_date = universe.group_by("date").len()["len"]
-    median = float(np.median(per_date.to_numpy())) if len(per_date) else 0.0
-    return Outcome(
-        "universe_is_wide", median >= min_stocks,
-        f"median {median:.0f} stocks per date over {len(per_date):,} dates",
-        f"at least {min_stocks}", numbers={"median_stocks": median, "dates": len(per_date)},
     )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ ORACLE_SCORER = "oracle"  # its curve would dwarf all others; the tables have it
 NAMED_BASELINES = 4  # further ones are drawn in grey, without names
 ROLLING_DATES = 60
 DRIFT_FEATURES = 6
+QUARANTINE_PANELS = 8  # reasons shown; the table of the check has all
 NORMAL_95 = 1.96
 
 WIDTH_INCHES = 5.2
@@ -211,6 +212,36 @@ def plot_deciles(deciles: pl.DataFrame) -> "Figure":
         for axes in list(grid.flat)[len(horizons) :]:
             axes.set_axis_off()
         figure.supxlabel("score decile (10 = highest score)", fontsize=FONT_POINTS, color=MUTED)
+    return figure
+
+
+def plot_quarantine(by_month: pl.DataFrame) -> "Figure":
+    """Share of each month's raw rows in quarantine, a panel per reason, the most frequent first.
+
+    Each panel has its own scale, because a padded holiday and a broken column differ a thousandfold
+    in rows and not in what they mean.
+
+    Args:
+        by_month: (month, reason, rows, share), from ``quarantine_by_month``.
+    """
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    totals = by_month.group_by("reason").agg(pl.col("rows").sum())
+    totals = totals.sort(["rows", "reason"], descending=[True, False]).head(QUARANTINE_PANELS)
+    with _style():
+        figure = _new_figure(height=0.6 + 0.95 * max(totals.height, 1))
+        grid = figure.subplots(max(totals.height, 1), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (reason, rows) in zip(grid, totals.iter_rows(), strict=False):
+            series = by_month.filter(pl.col("reason") == reason).sort("month")
+            months = series["month"].to_numpy()
+            axes.bar(months, _floats(series, "share"), width=25, color=MODEL_COLOUR)
+            axes.set_title(f"{reason}: {rows:,} rows")
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=2, min_n_ticks=2))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.2g}%"))
+            axes.set_ylim(bottom=0.0)
+            _label_dates(axes, months)
+        if totals.is_empty():
+            grid[0].set_title("no row in quarantine")
     return figure
 
 

@@ -7,7 +7,7 @@ person can act on. Whether a single bar is credible is not decided here but in
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Literal
@@ -15,12 +15,15 @@ from typing import Literal
 import polars as pl
 
 from atft_model.errors import InputError
-from atft_pipeline.schemas import WHOLE_MARKET
+from atft_pipeline.schemas import LIMIT_FLAGS, WHOLE_MARKET
 
 
 @dataclass(frozen=True)
 class FilesConfig:
-    """Where a user's files lie and which dates of them to use (both ends included)."""
+    """Where a user's files lie and which dates of them to use (both ends included).
+
+    ``prices`` is one file, or a folder of files of one symbol each.
+    """
 
     prices: Path
     listings: Path | None = None
@@ -48,7 +51,7 @@ class Column:
     """
 
     name: str
-    kind: Literal["date", "text", "number", "time"]
+    kind: Literal["date", "text", "number", "flag", "time"]
     aliases: tuple[str, ...] = ()
     required: bool = False
     past: bool = False
@@ -86,6 +89,9 @@ PRICE_COLUMNS = (
     Column("adjustment_factor", "number", ("adj_factor",)),
     SECTOR,
     MARKET,
+    # An "upper limit" is no alias: with most vendors that is the limit itself, a price.
+    Column("limit_up", "flag", ("limit_up_flag", "is_limit_up", "hit_limit_up", "ul")),
+    Column("limit_down", "flag", ("limit_down_flag", "is_limit_down", "hit_limit_down", "ll")),
 )
 LISTING_COLUMNS = (
     CODE,
@@ -141,11 +147,18 @@ FLOW_COLUMNS = (
 RAW_PRICES = (
     *("date", "code", "open", "high", "low", "close"),
     *("volume", "turnover", "adjustment_factor"),
+    *LIMIT_FLAGS,
 )
 LISTING_FIELDS = tuple(column.name for column in LISTING_COLUMNS)
 STATEMENT_FIELDS = tuple(column.name for column in STATEMENT_COLUMNS)
 FLOW_FIELDS = tuple(column.name for column in FLOW_COLUMNS)
-DTYPES = {"date": pl.Date, "text": pl.String, "number": pl.Float64, "time": pl.Time}
+DTYPES = {
+    "date": pl.Date,
+    "text": pl.String,
+    "number": pl.Float64,
+    "flag": pl.Boolean,
+    "time": pl.Time,
+}
 PERIODS = ("1Q", "2Q", "3Q", "FY")
 NO_VALUE = ("", "na", "n/a", "#n/a", "nan", "nat", "null", "none", "-")  # as files spell it
 
@@ -165,8 +178,10 @@ MIN_SPLIT_ROWS = 20
 class FilesSource:
     """A ``MarketSource`` over a prices file and, optionally, files of the other tables.
 
-    Files are Parquet, CSV or gzipped CSV, by extension. Without a listings file the listings are
-    derived from the bars. Nothing is kept between calls: each reads its file again.
+    Files are Parquet, CSV or gzipped CSV, by extension. Prices may be a folder of such files, one
+    per symbol, as vendors ship them: a file without a symbol column holds the symbol that it is
+    named after (``BRK.B.csv.gz`` holds BRK.B). Without a listings file the listings are derived
+    from the bars. Nothing is kept between calls: each reads its file again.
 
     Args:
         config: Paths and the dates to use.
@@ -186,9 +201,10 @@ class FilesSource:
         """Bars as delivered, sorted by (code, date); rows of one key keep the file's order.
 
         Prices and volumes that the file leaves blank are null. A file without adjustment factors,
-        and a blank factor, means 1: no split. Turnover is null where the file has none.
+        and a blank factor, means 1: no split. Turnover and the limit flags are null where the file
+        has none.
         """
-        table = _open_table(self.config.prices, PRICE_COLUMNS)
+        table = _open_prices(self.config.prices)
         frame = _read_dates(table, self.config, self.today, RAW_PRICES)
         frame = frame.with_columns(pl.col("adjustment_factor").fill_nan(None).fill_null(1.0))
         _refuse_cumulative_factor(frame, table)
@@ -205,9 +221,10 @@ class FilesSource:
         if self.config.listings is None:
             return derived
         table = _open_table(self.config.listings, LISTING_COLUMNS)
-        given = _collect(_parsed(table, self.today, LISTING_FIELDS), table.path)
+        given = _collect(table.parsed(self.today, LISTING_FIELDS), table.path)
         _refuse_empty(given, table)
         _refuse_repeats(given, ["code"], table)
+        _refuse_strangers(given, derived, table)
         fields = LISTING_FIELDS[1:]
         merged = given.join(derived, on="code", how="full", coalesce=True, suffix="_derived")
         return merged.select(
@@ -284,7 +301,7 @@ class FilesSource:
 
     def missing(self) -> dict[str, str]:
         """What the files lack and what that means for the run, by table or column."""
-        prices = _open_table(self.config.prices, PRICE_COLUMNS)
+        prices = _open_prices(self.config.prices)
         has = set(prices.columns)
         unused = {prices.path.name: prices.unused}
         if self.config.listings is not None:
@@ -306,13 +323,18 @@ class FilesSource:
         ignored = [f"{file}: {', '.join(names)}" for file, names in unused.items() if names]
         if ignored:
             reasons["unused_columns"] = f"columns that were not read ({'; '.join(ignored)})"
+        if isinstance(prices, _Folder) and prices.other_files:
+            reasons["unused_files"] = (
+                f"{prices.path.name}: files and folders in it that were not read "
+                f"({_some(prices.other_files)})"
+            )
         return reasons
 
     def _bars_by_code(self) -> pl.DataFrame:
         """First and last bar of each code within the configured dates; latest sector, market."""
-        table = _open_table(self.config.prices, PRICE_COLUMNS)
+        table = _open_prices(self.config.prices)
         latest = [pl.col(name).sort_by("date").drop_nulls().last() for name in ("sector", "market")]
-        bars = _parsed(table, self.today, ("date", "code", "sector", "market"))
+        bars = table.parsed(self.today, ("date", "code", "sector", "market"))
         by_code = (
             bars.filter(_within(self.config))
             .group_by("code")
@@ -364,6 +386,7 @@ LACKS = {
         "no adjustment factors: prices are used as given; splits that the vendor already worked in "
         "make the early price level, and any price floor on it, depend on later splits"
     ),
+    "limit_up": "no price limit flags: no stock is taken to be at its daily limit",
     "raw_indices": "no index: the market series is the equal-weighted return of the universe",
     "raw_statements": "no company statements: statement features are left out",
     "raw_investor_flows": "no investor flows: flow features are left out",
@@ -383,9 +406,17 @@ class _Table:
     wanted: tuple[Column, ...]
     columns: dict[str, str]  # our name -> the file's name
     unused: tuple[str, ...]
+    symbol: str | None = None  # what a file without a symbol column is named after
+    in_folder: bool = False  # one of many small files
+
+    def parsed(self, today: date, names: Iterable[str]) -> pl.LazyFrame:
+        """The named columns in our names and types, all values looked at."""
+        return _parsed(self, today, names)
 
     def value(self, column: Column) -> pl.Expr:
         """The column in our name and type; all null where the file lacks it."""
+        if column is CODE and self.symbol is not None:
+            return pl.lit(self.symbol).alias(column.name)
         if column.name not in self.columns:
             return pl.lit(None, DTYPES[column.kind]).alias(column.name)
         found = self.columns[column.name]
@@ -393,7 +424,7 @@ class _Table:
             value = _parse(column, pl.col(found), self.schema[found])
         except InputError as error:
             raise InputError(f"{self.path}: column {found!r} {error}") from None
-        if column.kind == "date" and not self.schema[found].is_temporal():
+        if column.kind == "date" and not self.schema[found].is_temporal() and not self.in_folder:
             value = self._looked_up(found, value)
         return value.alias(column.name)
 
@@ -406,11 +437,91 @@ class _Table:
         )
 
 
-def _open_table(path: Path, wanted: tuple[Column, ...]) -> _Table:
+@dataclass(frozen=True)
+class _Folder:
+    """A folder of files with daily bars, each understood by itself; to its user one table."""
+
+    path: Path
+    tables: tuple[_Table, ...]
+    other_files: tuple[str, ...]  # what lies beside them and is not read
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Our name -> the name in the first file that has it."""
+        found: dict[str, str] = {}
+        for table in self.tables:
+            found = table.columns | found
+        return found
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Columns of any file that nothing asks for."""
+        return tuple(dict.fromkeys(name for table in self.tables for name in table.unused))
+
+    def parsed(self, today: date, names: Iterable[str]) -> pl.LazyFrame:
+        """The rows of all files.
+
+        Each is read and looked at by itself: one query over some hundreds of CSV files exhausts
+        the threads of Polars and never returns.
+        """
+        names = tuple(names)
+        frames = []
+        for table in self.tables:
+            read = replace(table, rows=_collect(table.rows, table.path).lazy())
+            frames.append(_collect(read.parsed(today, names), table.path))
+        return pl.concat(frames).lazy()
+
+
+def _open_prices(path: Path) -> _Table | _Folder:
+    if not path.is_dir():
+        return _open_table(path, PRICE_COLUMNS)
+    names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    files = [name for name in names if _ending(name) and (path / name).is_file()]
+    others = tuple(name for name in names if name not in files)
+    if not files:
+        raise InputError(
+            f"{path}: is a folder without {', '.join(ENDINGS)} files; found "
+            f"{_some(others) if others else 'nothing'}; expected a file of daily bars per symbol; "
+            "name a file, or the folder that holds them"
+        )
+    tables = tuple(_open_table(path / name, PRICE_COLUMNS, _symbol(name)) for name in files)
+    first_of: dict[str, _Table] = {}
+    for table in tables:
+        if table.symbol is None:
+            continue
+        first = first_of.setdefault(table.symbol, table)
+        if first is not table:
+            raise InputError(
+                f"{path}: {first.path.name} and {table.path.name} both hold {table.symbol}; "
+                "expected one file per symbol; remove one of them"
+            )
+    return _Folder(path, tables, others)
+
+
+ENDINGS = (".parquet", ".pq", ".csv", ".csv.gz")
+
+
+def _ending(name: str) -> str | None:
+    return next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
+
+
+def _symbol(name: str) -> str:
+    """What a file is named after: its name without the ending."""
+    return name[: -len(_ending(name) or "")]
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
+def _open_table(path: Path, wanted: tuple[Column, ...], symbol: str | None = None) -> _Table:
+    """A file; ``symbol``, given in a folder, is its code where it has no column for one."""
     rows = _scan(path)
     schema = _schema(rows, path)
-    columns, unused = _map_columns(path, list(schema), wanted)
-    return _Table(path, rows, schema, wanted, columns, unused)
+    columns, unused = _map_columns(path, list(schema), wanted, CODE if symbol else None)
+    named_after = None if CODE.name in columns else symbol
+    return _Table(path, rows, schema, wanted, columns, unused, named_after, symbol is not None)
 
 
 def _scan(path: Path) -> pl.LazyFrame:
@@ -421,10 +532,10 @@ def _scan(path: Path) -> pl.LazyFrame:
         raise InputError(f"{path}: is a directory; expected one Parquet or CSV file; name the file")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: is empty (0 bytes); expected daily data; get the file again")
-    ending = path.name.lower()
-    if ending.endswith((".parquet", ".pq")):
+    ending = _ending(path.name)
+    if ending in (".parquet", ".pq"):
         return pl.scan_parquet(path)
-    if ending.endswith((".csv", ".csv.gz")):
+    if ending is not None:
         # As text: codes keep their leading zeros, and a value that is no number can be named.
         try:
             text = pl.scan_csv(path, infer_schema=False)
@@ -464,7 +575,7 @@ def _plain(name: str) -> str:
 
 
 def _map_columns(
-    path: Path, found: list[str], wanted: tuple[Column, ...]
+    path: Path, found: list[str], wanted: tuple[Column, ...], not_needed: Column | None = None
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Which of the file's columns is which of ours, and which of them nothing asks for."""
     columns: dict[str, str] = {}
@@ -479,7 +590,11 @@ def _map_columns(
             if same:
                 columns[column.name] = same[0]
                 break
-    lacking = [column for column in wanted if column.required and column.name not in columns]
+    lacking = [
+        column
+        for column in wanted
+        if column.required and column is not not_needed and column.name not in columns
+    ]
     if lacking:
         raise _unmapped(path, found, wanted, lacking)
     return columns, tuple(name for name in found if name not in columns.values())
@@ -512,6 +627,11 @@ def _parse(column: Column, raw: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if column.kind == "number" and text:
         number = raw.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
         return number.fill_nan(None)
+    if column.kind == "flag" and isinstance(dtype, pl.Boolean):
+        return raw
+    if column.kind == "flag" and (text or dtype.is_integer()):
+        word = raw.cast(pl.String).str.strip_chars().str.to_lowercase()
+        return word.replace_strict(FLAGS, default=None, return_dtype=pl.Boolean)
     if column.kind == "time" and isinstance(dtype, pl.Time):
         return raw
     if column.kind == "time" and text:
@@ -548,6 +668,7 @@ def _may_fail(column: Column, dtype: pl.DataType) -> bool:
     """Whether a cell of this type can hold something that does not parse."""
     return not (
         column.kind == "text"
+        or (column.kind == "flag" and isinstance(dtype, pl.Boolean))
         or (column.kind == "number" and dtype.is_numeric())
         or (column.kind in ("date", "time") and dtype.is_temporal())
     )
@@ -564,8 +685,10 @@ EXPECTED = {
     "date": "a day such as 2015-12-31 or 20151231",
     "number": "a number such as 1234.5",
     "text": "text or a whole number",
+    "flag": "true or false, 1 or 0",
     "time": "a time of day such as 15:00",
 }
+FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 
 def _parsed(table: _Table, today: date, names: Iterable[str]) -> pl.LazyFrame:
@@ -573,6 +696,16 @@ def _parsed(table: _Table, today: date, names: Iterable[str]) -> pl.LazyFrame:
     kept = {column.name: column for column in table.wanted}
     columns = [kept[name] for name in names]
     values = {column: table.value(column) for column in columns}
+    bad = _bad_rows(table, values, today)
+    counts = table.rows.select(rule.sum().alias(name) for name, rule in bad.items())
+    for name, count in _collect(counts, table.path).row(0, named=True).items():
+        if count:
+            raise _first_unparsable(table, name, bad[name], count, today)
+    return table.rows.select(values.values())
+
+
+def _bad_rows(table: _Table, values: dict[Column, pl.Expr], today: date) -> dict[str, pl.Expr]:
+    """Which rows hold something that does not parse, by column; of dates, also "future"."""
     bad: dict[str, pl.Expr] = {}
     for column, value in values.items():
         if column.name not in table.columns:
@@ -584,11 +717,7 @@ def _parsed(table: _Table, today: date, names: Iterable[str]) -> pl.LazyFrame:
             bad[column.name] = value.is_null() & _given(pl.col(found))
         if column.past:
             bad[f"{FUTURE}{column.name}"] = value > today
-    counts = table.rows.select(rule.sum().alias(name) for name, rule in bad.items())
-    for name, count in _collect(counts, table.path).row(0, named=True).items():
-        if count:
-            raise _first_unparsable(table, name, bad[name], count, today)
-    return table.rows.select(values.values())
+    return bad
 
 
 def _first_unparsable(
@@ -619,10 +748,10 @@ def _within(config: FilesConfig) -> pl.Expr:
 
 
 def _read_dates(
-    table: _Table, config: FilesConfig, today: date, names: tuple[str, ...]
+    table: _Table | _Folder, config: FilesConfig, today: date, names: tuple[str, ...]
 ) -> pl.DataFrame:
     """The table's rows of the configured dates; refuses when there are none."""
-    rows = _parsed(table, today, names)
+    rows = table.parsed(today, names)
     frame = _collect(rows.filter(_within(config)), table.path)
     if frame.is_empty():
         days = _collect(
@@ -639,7 +768,7 @@ def _read_dates(
     return frame
 
 
-def _refuse_empty(frame: pl.DataFrame, table: _Table) -> None:
+def _refuse_empty(frame: pl.DataFrame, table: _Table | _Folder) -> None:
     if frame.is_empty():
         raise InputError(
             f"{table.path}: has columns but no rows; expected one row or more; get the file again"
@@ -653,6 +782,16 @@ def _refuse_repeats(frame: pl.DataFrame, key: list[str], table: _Table) -> None:
         raise InputError(
             f"{table.path}: {values} stands on more than one row; expected one row per "
             f"{' and '.join(key)}; remove the others"
+        )
+
+
+def _refuse_strangers(given: pl.DataFrame, traded: pl.DataFrame, table: _Table) -> None:
+    """Listings that share no code with the bars would be dropped without a word."""
+    if given.join(traded, on="code", how="semi").is_empty():
+        raise InputError(
+            f"{table.path}: none of its {given.height} codes ({_some(tuple(given['code']))}) has "
+            f"bars; the prices hold {_some(tuple(traded['code']))}; expected the same codes in "
+            "both; write them alike"
         )
 
 
@@ -684,7 +823,7 @@ def _refuse_early_publication(frame: pl.DataFrame, table: _Table) -> None:
         )
 
 
-def _refuse_cumulative_factor(frame: pl.DataFrame, table: _Table) -> None:
+def _refuse_cumulative_factor(frame: pl.DataFrame, table: _Table | _Folder) -> None:
     splits = frame.filter(pl.col("adjustment_factor") != 1.0).height
     if splits >= MIN_SPLIT_ROWS and splits > MAX_SPLIT_SHARE * frame.height:
         raise InputError(

@@ -50,6 +50,7 @@ import numpy.typing as npt
 import polars as pl
 
 from atft_model.errors import InputError
+from atft_pipeline.schemas import LIMIT_FLAGS
 from atft_pipeline.sources.synthetic_flows import draw_flows
 from atft_pipeline.sources.synthetic_statements import (
     SURPRISE_DENSITY,
@@ -668,6 +669,7 @@ def _price_frames(
         volume=pl.Series(volume),
         turnover=pl.Series(np.round(volume * typical)),
         adjustment_factor=pl.Series(cells(bars.factor)),
+        **dict.fromkeys(LIMIT_FLAGS, pl.lit(None, pl.Boolean)),  # this market has no price limits
     )
     return _with_defects(rng, frame, dirty_rows)
 

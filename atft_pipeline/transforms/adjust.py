@@ -2,6 +2,8 @@
 
 import polars as pl
 
+from atft_pipeline.schemas import LIMIT_FLAGS
+
 PRICE = ("open", "high", "low", "close")
 
 
@@ -22,9 +24,11 @@ def split_adjust(valid: pl.DataFrame, quarantine: pl.DataFrame | None = None) ->
             as 1, no split.
 
     Returns:
-        ``prices``: one row per row of ``valid``, sorted by (code, date).
+        ``prices``: one row per row of ``valid``, sorted by (code, date), with the limit flags
+        where ``valid`` has them.
     """
-    columns = ("date", "code", *PRICE, "volume", "turnover", "adjustment_factor")
+    flags = [name for name in LIMIT_FLAGS if name in valid.columns]
+    columns = ("date", "code", *PRICE, "volume", "turnover", "adjustment_factor", *flags)
     bars = valid.select(*columns, pl.lit(True).alias("valid"))
     if quarantine is not None:
         bars = pl.concat([bars, _lost_factors(valid, quarantine)], how="diagonal")
@@ -39,6 +43,7 @@ def split_adjust(valid: pl.DataFrame, quarantine: pl.DataFrame | None = None) ->
         (pl.col("volume") * pl.col("product")).alias("volume"),
         traded.alias("turnover"),
         pl.col("close").alias("raw_close"),
+        *flags,
     )
 
 

@@ -205,6 +205,42 @@ def test_a_planted_return_of_an_earlier_source_goes(tables_copy, run, tmp_path, 
 # --- The whole graph
 
 
+def test_a_reason_over_its_limit_keeps_the_last_prices_and_shows_since_when(tables_copy, run):
+    path = tables_copy / DATA_SET / "prices.parquet"
+    good = path.read_bytes()
+    result = run("prices", tables_copy, prices={"limits": {"high_below_low": 0.0}})
+    failed = {name for name, check in verdicts(result).items() if not check.passed}
+    assert failed == {"prices:quarantine_reasons_within_limits"}
+    check = verdicts(result)["prices:quarantine_reasons_within_limits"]
+    assert str(check.metadata["figure"].value).startswith("high_below_low 0.0")
+    assert "data:image/png;base64," in str(check.metadata["details"].value)
+    assert exit_code(result) == 1
+    assert path.read_bytes() == good
+
+
+def test_prices_without_their_split_factors_are_refused(tables_copy, run):
+    raw = tables_copy / DATA_SET / "raw_prices.parquet"
+    bars = pl.read_parquet(raw)
+    assert bars.filter(pl.col("adjustment_factor") != 1.0).height > 0
+    bars.with_columns(adjustment_factor=pl.lit(1.0)).write_parquet(raw)
+    result = run("prices", tables_copy, prices={"always_allowed_moves": 0})
+    check = verdicts(result)["prices:suspect_moves_within_limit"]
+    assert not check.passed
+    assert check.metadata["kind/unrecorded_split"].value > 0
+    assert exit_code(result) == 1
+    moves = pl.read_parquet(tables_copy / DATA_SET / "suspect_moves.parquet")
+    assert "unrecorded_split" in set(moves["kind"])
+
+
+def test_the_rules_of_prices_are_config(tables_copy, run):
+    result = run("prices", tables_copy, prices={"rules": {"closed_weekdays": [1, 6, 7]},
+                                                "limits": {"off_calendar": 1.0},
+                                                "max_quarantined_share": 0.5})  # fmt: skip
+    assert exit_code(result) == 0
+    prices = pl.read_parquet(tables_copy / DATA_SET / "prices.parquet")
+    assert 1 not in set(prices["date"].dt.weekday())
+
+
 def test_the_whole_graph_runs_and_integrity_holds(whole):
     from atft_pipeline.definitions import defs
 

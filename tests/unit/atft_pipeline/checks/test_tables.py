@@ -9,15 +9,13 @@ import pytest
 
 from atft_model.data.graph import StockGraph, read_graph
 from atft_model.data.panel import Panel, read_panel
+from atft_pipeline.checks.prices import PricesGate, quarantined_share, universe_is_wide
 from atft_pipeline.checks.tables import (
     PanelGate,
-    PricesGate,
     contract_holds,
     normalized_within_bounds,
     panel_is_alive,
-    quarantined_share,
     stocks_have_neighbours,
-    universe_is_wide,
 )
 from atft_pipeline.schemas import RAW_INDICES, NormalizationBounds
 
@@ -35,6 +33,7 @@ STATISTICS = pl.DataFrame(
         "zero_share": [0.0, 0.3, 0.0],
         "min": [-3.0, 0.0, -3.0],
         "max": [3.0, 1.0, 3.0],
+        "other_share": [None, 0.0, None],
     }
 )
 
@@ -120,11 +119,11 @@ def test_the_whole_table_is_judged_too():
     assert outcome.figure.startswith("__all__: mean is 0.2")
 
 
-def test_a_flag_that_is_no_share_is_named():
+def test_a_flag_of_other_values_than_0_and_1_is_named():
     flag = pl.int_range(pl.len()) == 1
-    high = pl.when(flag).then(2.0).otherwise("max")
-    outcome = normalized_within_bounds(STATISTICS.with_columns(max=high), BOUNDS, {})
-    assert outcome.figure.startswith("is_valid_ma: max is 2")
+    other = pl.when(flag).then(0.2).otherwise("other_share")
+    outcome = normalized_within_bounds(STATISTICS.with_columns(other_share=other), BOUNDS, {})
+    assert outcome.figure.startswith("is_valid_ma: other_share is 0.2, expected 0: flags and")
 
 
 def test_a_living_panel_passes(panel):
@@ -139,7 +138,7 @@ def test_a_living_panel_passes(panel):
         (0.0, "validation: feature_0 is always 0"),
         (7.0, "validation: feature_0 is always 7"),
         (np.nan, "validation: feature_0 is never known"),
-        (np.inf, "validation: infinite values"),
+        (np.inf, "infinite values in features"),
     ],
 )
 def test_a_feature_that_is_dead_on_one_part_is_named(panel, value, words):

@@ -17,6 +17,7 @@ from atft_pipeline.report.plots import (
     plot_deciles,
     plot_drift,
     plot_gradients,
+    plot_quarantine,
     plot_rank_ic,
     plot_scorers,
     plot_training,
@@ -200,3 +201,14 @@ def test_any_number_of_months_finds_its_labels(months: int) -> None:
 
 def test_no_later_month_is_an_empty_figure() -> None:
     assert figure_to_svg(plot_drift(_drift(0))).startswith("<svg")
+
+
+def test_quarantine_has_a_panel_per_reason_with_its_rows() -> None:
+    months = [datetime.date(2014, month, 1) for month in range(1, 13)]
+    by_month = pl.concat(
+        pl.DataFrame({"month": months, "reason": [reason] * 12, "rows": [rows] * 12})
+        for reason, rows in (("zero_volume", 1500), ("stale_bar", 1))
+    ).with_columns(share=pl.col("rows") / 21_000)
+    svg = figure_to_svg(plot_quarantine(by_month))
+    assert svg.index("zero_volume: 18,000 rows") < svg.index("stale_bar: 12 rows")
+    assert "no row in quarantine" in figure_to_svg(plot_quarantine(by_month.clear()))

@@ -67,6 +67,8 @@ def test_csv_columns_are_mapped_and_rows_sorted(tmp_path: Path) -> None:
             "volume": [None, 100.0],
             "turnover": pl.Series([None, None], dtype=pl.Float64),
             "adjustment_factor": [1.0, 0.5],  # blank: no split
+            "limit_up": pl.Series([None, None], dtype=pl.Boolean),
+            "limit_down": pl.Series([None, None], dtype=pl.Boolean),
         }
     )
     assert_frame_equal(frame, expected)
@@ -135,6 +137,115 @@ def test_start_and_end_are_included(tmp_path: Path) -> None:
 def test_duplicates_and_nonsense_bars_are_delivered_as_they_are(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", HEADER, ROW, ROW, "2024-01-05,0007,0,-1,9,inf,-5")
     assert source(path).raw_prices().height == 3
+
+
+# --- a folder of files -----------------------------------------------------------------------
+
+
+def folder(path: Path, **files: str) -> Path:
+    """A folder with a CSV file per name; ``__`` in a name stands for a dot."""
+    path.mkdir()
+    for name, text in files.items():
+        (path / name.replace("__", ".")).write_text(text)
+    return path
+
+
+NO_CODE = "date,open,high,low,close,volume"
+BAR = "2024-01-04,10,11,9,10.5,1000"
+
+
+def test_a_folder_of_files_per_symbol_reads_as_one_file_would(tmp_path: Path) -> None:
+    whole = bars(days(30), ["0007", "BRK.B", "X"]).with_columns(volume=pl.int_range(pl.len()))
+    whole.write_parquet(tmp_path / "whole.parquet")
+    many = tmp_path / "many"
+    many.mkdir()
+    for (code,), rows in whole.group_by("code"):
+        rows = rows.drop("code").sample(fraction=1.0, shuffle=True, seed=1)
+        if code == "X":
+            rows.rename({"date": "Trade Date", "close": "PX_LAST"}).write_parquet(many / "X.pq")
+        elif code == "0007":
+            (many / "0007.csv.gz").write_bytes(gzip.compress(rows.write_csv().encode()))
+        else:
+            rows.write_csv(many / f"{code}.csv")
+    (many / "README.txt").write_text("daily bars")
+    (many / ".DS_Store").write_text("x")
+    one, other = source(tmp_path / "whole.parquet"), source(many)
+    assert_frame_equal(other.raw_prices(), one.raw_prices())
+    assert_frame_equal(other.raw_listings(), one.raw_listings())
+    assert other.missing()["unused_files"].endswith("that were not read (README.txt)")
+    assert "unused_files" not in one.missing()
+
+
+def test_a_symbol_column_comes_before_the_name_of_the_file(tmp_path: Path) -> None:
+    path = folder(
+        tmp_path / "bars",
+        january__csv=f"{HEADER},sector\n{ROW},Tech\n",
+        february__csv=f"{HEADER}\n{ROW.replace('01-04', '02-05')}\n",
+        AAPL__csv=f"{NO_CODE},extra\n{BAR},1\n",
+        EMPTY__csv=f"{NO_CODE}\n",
+    )
+    read = source(path).raw_prices()
+    assert read["code"].to_list() == ["0007", "0007", "AAPL"]
+    assert source(path).missing()["unused_columns"].endswith("(bars: extra)")
+    assert "sector" not in source(path).missing()
+
+
+def test_a_fault_in_a_folder_names_the_file(tmp_path: Path) -> None:
+    path = folder(tmp_path / "bars", A__csv=f"{NO_CODE}\n{BAR}\n", B__csv=f"{NO_CODE}\n")
+    bad = path / "B.csv"
+    for text, match in (
+        (f"{NO_CODE}\n{BAR.replace('10.5', 'ten')}\n", "column 'close' holds 'ten' in data row 1"),
+        (f"{NO_CODE}\n{BAR.replace('2024-01-04', '2999-01-01')}\n", "no date in the future"),
+        (
+            "when,what\n1,2\n",
+            "no column for date, open, high, low, close, volume; found when, what",
+        ),
+        ("", r"is empty \(0 bytes\)"),
+    ):
+        bad.write_text(text)
+        with pytest.raises(InputError, match=match) as caught:
+            source(path).raw_prices()
+        assert str(caught.value).startswith(f"{bad}: ")
+        assert "\n" not in str(caught.value)
+
+
+def test_folders_that_are_none(tmp_path: Path) -> None:
+    refused(folder(tmp_path / "a"), "is a folder without .parquet, .pq, .csv, .csv.gz files; found")
+    refused(folder(tmp_path / "b", a__xlsx="x", b__doc="y"), "found a.xlsx, b.doc; expected a file")
+    twice = folder(tmp_path / "c", A__csv=f"{NO_CODE}\n{BAR}\n")
+    bars(days(1), ["A"]).drop("code").write_parquet(twice / "A.parquet")
+    refused(twice, "A.csv and A.parquet both hold A; expected one file per symbol; remove one")
+    refused(folder(tmp_path / "d", A__csv=f"{NO_CODE}\n"), "has columns but no rows")
+
+
+# --- limit flags -----------------------------------------------------------------------------
+
+
+def test_limit_flags_are_read_in_every_spelling(tmp_path: Path) -> None:
+    rows = [f"{ROW.replace('-04', f'-{day:02}')},{up},{down}" for day, up, down in (
+        (4, "1", "0"), (5, "TRUE", "false"), (6, "", "-"),
+    )]  # fmt: skip
+    path = write(tmp_path / "a.csv", f"{HEADER},UL,limit_down", *rows)
+    read = source(path).raw_prices()
+    schemas.RAW_PRICES.validate(read, lazy=True)
+    assert read.select("limit_up", "limit_down").rows() == [
+        (True, False),
+        (True, False),
+        (None, None),
+    ]
+    assert "limit_up" not in source(path).missing()
+    parquet = tmp_path / "a.parquet"
+    for up in (pl.lit(True), pl.lit(1)):
+        bars(days(1), ["A"]).with_columns(limit_up=up).write_parquet(parquet)
+        assert source(parquet).raw_prices()["limit_up"].to_list() == [True]
+
+
+def test_a_limit_price_is_no_limit_flag(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", f"{HEADER},limit_up", f"{ROW},120")
+    refused(path, "column 'limit_up' holds '120' in data row 1 .*; expected true or false, 1 or 0")
+    path = write(tmp_path / "a.csv", f"{HEADER},upper_limit", f"{ROW},120")
+    assert source(path).raw_prices()["limit_up"].to_list() == [None]
+    assert "limit_up" in source(path).missing()
 
 
 # --- listings and indices --------------------------------------------------------------------
@@ -296,7 +407,6 @@ def test_columns_of_a_wrong_type(tmp_path: Path) -> None:
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     refused(tmp_path / "no.csv", "no such file")
-    refused(tmp_path, "is a directory")
     refused(write(tmp_path / "a.xlsx", "x"), "ending '.xlsx' is not known")
     (tmp_path / "empty.csv").touch()
     refused(tmp_path / "empty.csv", r"is empty \(0 bytes\)")
@@ -365,6 +475,11 @@ def test_listings_and_indices_that_cannot_be_used(tmp_path: Path) -> None:
         indices("date,index,close", "2024-01-04,X,0")
     with pytest.raises(InputError, match=r"b\.csv: close of index X on 2024-01-04 is None"):
         indices("date,index,close", "2024-01-04,X,")
+    with pytest.raises(
+        InputError,
+        match=r"b\.csv: none of its 2 codes \(a, b\) has bars; the prices hold 0007; expected",
+    ):
+        listings("code,sector", "a,x", "b,y")
     with pytest.raises(InputError, match=r"b\.csv: no column for close"):
         indices("date,index", "2024-01-04,X")
 

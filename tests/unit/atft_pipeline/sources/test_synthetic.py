@@ -299,7 +299,7 @@ def test_volume_rises_with_the_size_of_the_return_and_persists(bars: pl.DataFram
     active = bars.with_columns(ratio=ratio, size=pl.col("return_1d").abs()).drop_nulls("size")
     assert active.select(pl.corr("ratio", "size")).item() > 0.2
     lagged = active.with_columns(before=pl.col("ratio").shift(1).over("code"))
-    assert lagged.drop_nulls().select(pl.corr("ratio", "before")).item() > 0.4
+    assert lagged.drop_nulls("before").select(pl.corr("ratio", "before")).item() > 0.4
 
 
 def test_the_index_follows_the_market(market: SyntheticMarket, bars: pl.DataFrame) -> None:

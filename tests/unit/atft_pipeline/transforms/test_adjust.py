@@ -9,11 +9,17 @@ import pytest
 from polars.testing import assert_frame_equal, assert_series_equal
 
 from atft_pipeline import schemas
+from atft_pipeline.sources.synthetic import SyntheticConfig, SyntheticMarket
 from atft_pipeline.transforms.adjust import split_adjust
 from atft_pipeline.transforms.validity import quarantine_invalid
 
-START = date(2024, 1, 1)
+START = date(2024, 1, 1)  # a Monday
 PRICE = ["open", "high", "low", "close"]
+
+
+def weekday(number: int) -> date:
+    """The number-th weekday: bars of other days are off the calendar."""
+    return START + timedelta(days=number // 5 * 7 + number % 5)
 
 
 def raw_bars(splits: dict[tuple[str, int], float], days: int = 12) -> pl.DataFrame:
@@ -27,7 +33,7 @@ def raw_bars(splits: dict[tuple[str, int], float], days: int = 12) -> pl.DataFra
             close = value[day] * past
             rows.append(
                 {
-                    "date": START + timedelta(days=day),
+                    "date": weekday(day),
                     "code": code,
                     "open": close * 0.99,
                     "high": close * 1.02,
@@ -64,10 +70,29 @@ def test_a_later_split_never_changes_earlier_prices() -> None:
     """Bit for bit, whatever comes later, in any order of rows."""
     now = {("A", 4): 1 / 3, ("B", 2): 0.7}
     later = now | {("A", 8): 0.3, ("A", 10): 7.0, ("B", 9): 1 / 7}
-    before = pl.col("date") < START + timedelta(days=8)
+    before = pl.col("date") < weekday(8)
     stored = split_adjust(raw_bars(now).filter(before))
     recomputed = split_adjust(raw_bars(later).sample(fraction=1, shuffle=True, seed=1))
     assert_frame_equal(recomputed.filter(before), stored, check_exact=True)
+
+
+@pytest.mark.parametrize("days", [60, 160, 240])
+def test_history_stays_bit_for_bit_whatever_a_market_delivers_later(days: int) -> None:
+    """Prices and quarantine of a market with splits, halts and dirty rows, cut at any date."""
+    raw = SyntheticMarket(SyntheticConfig(stocks=150, dates=300)).raw_prices()
+    last = raw["date"].unique().sort()[days]
+    past = pl.col("date") <= last
+    split_later = raw.filter(~past, pl.col("adjustment_factor") != 1.0)["code"].implode()
+    assert raw.filter(past, pl.col("code").is_in(split_later)).height > 0
+    stored, stored_quarantine = prices_of(raw.filter(past))
+    whole, whole_quarantine = prices_of(raw)
+    assert_frame_equal(whole.filter(past), stored, check_exact=True)
+    assert_frame_equal(whole_quarantine.filter(past), stored_quarantine, check_exact=True)
+
+
+def prices_of(raw: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    valid, quarantine = quarantine_invalid(raw)
+    return split_adjust(valid, quarantine), quarantine
 
 
 def test_the_vendors_turnover_is_kept() -> None:
@@ -89,7 +114,7 @@ def test_the_vendors_turnover_is_kept() -> None:
     ],
 )
 def test_a_split_counts_although_its_bar_was_rejected(damage: dict[str, float]) -> None:
-    split_day = (pl.col("date") == START + timedelta(days=4)) & (pl.col("code") == "A")
+    split_day = (pl.col("date") == weekday(4)) & (pl.col("code") == "A")
     raw = raw_bars({("A", 4): 0.5})
     broken = raw.with_columns(
         pl.when(split_day).then(pl.lit(value)).otherwise(pl.col(name)).alias(name)

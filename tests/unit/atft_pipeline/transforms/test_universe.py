@@ -1,5 +1,6 @@
 """Membership is decided with what was known at the date's close, and top N means exactly N."""
 
+import dataclasses
 from datetime import date, timedelta
 
 import numpy as np
@@ -8,7 +9,11 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from atft_pipeline import schemas
-from atft_pipeline.transforms.universe import UniverseConfig, trading_universe
+from atft_pipeline.transforms.universe import (
+    UniverseConfig,
+    trading_universe,
+    turnover_per_date,
+)
 
 START = date(2024, 1, 1)
 OPEN = UniverseConfig(min_history_days=1, min_raw_close=0.0, min_turnover_20d=0.0)
@@ -53,11 +58,16 @@ def test_open_universe_is_every_bar_with_its_history() -> None:
     assert_frame_equal(
         universe.select("date", "code", "raw_close"), bars.select("date", "code", "raw_close")
     )
+    calendar = sorted(set(bars["date"]))
     for (_,), stock in universe.join(bars, on=["date", "code"]).group_by("code"):
         stock = stock.sort("date")
         assert stock["history_days"].to_list() == list(range(1, stock.height + 1))
-        slow = [stock["turnover"][max(0, i - 19) : i + 1].mean() for i in range(stock.height)]
-        np.testing.assert_allclose(stock["turnover_20d"].to_numpy(), slow, rtol=1e-12)
+        traded = dict(stock.select("date", "turnover").rows())
+        since_first = calendar[calendar.index(stock["date"][0]) :]
+        for when, found in stock.select("date", "turnover_20d").rows():
+            window = since_first[: since_first.index(when) + 1][-20:]
+            slow = sum(traded.get(past, 0.0) for past in window) / len(window)
+            assert found == pytest.approx(slow, rel=1e-12)
 
 
 def test_floors() -> None:
@@ -81,6 +91,47 @@ def test_defaults_admit_a_liquid_stock_from_its_sixtieth_bar() -> None:
     assert trading_universe(bars, listings(["A"]))["date"].min() == day(59)
     assert trading_universe(bars.with_columns(turnover=pl.lit(9e5)), listings(["A"])).is_empty()
     assert trading_universe(bars.with_columns(raw_close=pl.lit(0.9)), listings(["A"])).is_empty()
+
+
+def test_a_stock_that_trades_once_a_week_is_not_as_liquid_as_its_bars() -> None:
+    every_day = pl.DataFrame(
+        {"date": [day(i) for i in range(100)], "code": "A", "turnover": 2e6, "raw_close": 5.0}
+    )
+    once_a_week = every_day.filter(pl.int_range(pl.len()) % 5 == 0).with_columns(code=pl.lit("B"))
+    config = UniverseConfig(min_history_days=1)
+    universe = trading_universe(pl.concat([every_day, once_a_week]), listings(["A", "B"]), config)
+    assert universe.filter(pl.col("code") == "A").height == 100
+    assert universe.filter(pl.col("code") == "B")["date"].to_list() == [day(0)]
+
+
+def test_turnover_has_the_same_bits_whatever_came_before_its_window() -> None:
+    bars = prices().sort("code", "date")
+    late = bars.filter(pl.col("date") >= day(20))
+    settled = pl.col("date") >= day(40)
+    whole = bars.with_columns(turnover_20d=pl.Series(turnover_per_date(bars, 20))).filter(settled)
+    tail = late.with_columns(turnover_20d=pl.Series(turnover_per_date(late, 20))).filter(settled)
+    assert_frame_equal(whole, tail, check_exact=True)
+
+
+def test_a_stock_at_a_price_limit_is_no_member_on_that_day() -> None:
+    bars = prices(stocks=1).with_columns(
+        limit_up=pl.Series([True, False, None] * 60).head(prices(stocks=1).height),
+        limit_down=pl.Series([False, False, None] * 60).head(prices(stocks=1).height),
+    )
+    swapped = bars.rename({"limit_up": "limit_down", "limit_down": "limit_up"})
+    unknown = bars.with_columns(limit_up=pl.lit(None, pl.Boolean), limit_down=pl.lit(None))
+    free = bars.filter(~pl.col("limit_up").fill_null(False)).select("date", "code")
+    assert 0 < free.height < bars.height
+    for flagged in (bars, swapped):
+        universe = trading_universe(flagged, listings(["S0"]), OPEN)
+        assert_frame_equal(universe.select("date", "code"), free)
+    held = dataclasses.replace(OPEN, members_at_limit=True)
+    for everyone in (
+        trading_universe(bars, listings(["S0"]), held),
+        trading_universe(unknown, listings(["S0"]), OPEN),
+        trading_universe(bars.drop("limit_up", "limit_down"), listings(["S0"]), OPEN),
+    ):
+        assert everyone.height == bars.height
 
 
 def test_listing_and_delisting_dates_are_members_and_the_days_beyond_are_not() -> None:
@@ -110,7 +161,12 @@ def test_top_n_is_exact(seed: int) -> None:
 
 
 def test_ties_go_to_the_smaller_code() -> None:
-    bars = prices().with_columns(turnover=pl.lit(5.0)).sample(fraction=1, shuffle=True, seed=2)
+    late = pl.col("code").replace_strict({f"S{i}": day(i) for i in range(8)})
+    bars = pl.DataFrame({"date": [day(i) for i in range(60)]}).join(
+        pl.DataFrame({"code": CODES}), how="cross"
+    )
+    bars = bars.filter(pl.col("date") >= late).with_columns(turnover=5.0, raw_close=2.0)
+    bars = bars.sample(fraction=1, shuffle=True, seed=2)
     config = UniverseConfig(1, 0.0, 0.0, max_stocks=2)
     top = trading_universe(bars, listings(CODES), config)
     slow = {when: sorted(rows["code"])[:2] for (when,), rows in bars.group_by("date")}
@@ -120,7 +176,7 @@ def test_ties_go_to_the_smaller_code() -> None:
 @pytest.mark.parametrize("max_stocks", [None, 3])
 def test_rewriting_the_future_changes_no_past_member(max_stocks: int | None) -> None:
     bars = prices()
-    config = UniverseConfig(5, 1.0, 20_000.0, max_stocks)
+    config = UniverseConfig(5, 1.0, 20_000.0, max_stocks=max_stocks)
     before = trading_universe(bars, listings(CODES), config)
     for last in (20, 33, 47):
         past = pl.col("date") <= day(last)
