@@ -35,6 +35,12 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
     return cls(**{key: convert(value, hints[key], key) for key, value in values.items()})
 
 
+def build_part(cls: type[T], values: Mapping[str, Any]) -> T:
+    """The same where the config holds the fields of other dataclasses too."""
+    names = get_type_hints(cls)
+    return build(cls, {key: value for key, value in values.items() if key in names})
+
+
 def run_config_fields() -> dict[str, dg.Field]:
     """The training settings: sections as nested tables; a field that is not given has no value.
 

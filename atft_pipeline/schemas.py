@@ -269,6 +269,10 @@ class NormalizationBounds:
         0.5, "Share of exact zeros of a continuous feature's known values that is too much: zeros "
         "come from filling or from scoring slices of one stock, not from data."
     )  # fmt: skip
+    flag_share_limit: float = setting(
+        0.005, "Smallest share of either value of a flag or mask: one that is set on fewer rows, "
+        "or on all but as few, is constant for learning and should have been left out."
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -289,8 +293,13 @@ def statistics_schema(bounds: NormalizationBounds, *, flags: bool) -> pa.DataFra
     """The statistics table's rows of continuous features, or those of flags and masks."""
     known = {name: pa.Column(pl.Float64) for name in ("mean", "std", "zero_share", "min", "max")}
     if flags:
-        share = pa.Check.in_range(0.0, 1.0, error="a share, from 0 to 1")
-        figures = {name: pa.Column(pl.Float64, share) for name in ("mean", "min", "max")}
+        rare = bounds.flag_share_limit
+        share = pa.Check.in_range(rare, 1.0 - rare, error=f"from {rare:g} to {1.0 - rare:g}")
+        only = pa.Check.eq(0.0, error="0: flags and masks are 0 or 1")
+        figures = {
+            "mean": pa.Column(pl.Float64, share),
+            "other_share": pa.Column(pl.Float64, only),
+        }
     else:
         limit, low, high = bounds.mean_limit, bounds.std_lower, bounds.std_upper
         mean = pa.Check.in_range(-limit, limit, error=f"from {-limit:g} to {limit:g}")
@@ -300,6 +309,7 @@ def statistics_schema(bounds: NormalizationBounds, *, flags: bool) -> pa.DataFra
             "mean": pa.Column(pl.Float64, mean),
             "std": pa.Column(pl.Float64, std),
             "zero_share": pa.Column(pl.Float64, zeros),
+            "other_share": pa.Column(pl.Float64, nullable=True),
         }
     names = _columns(
         required={
@@ -317,7 +327,7 @@ def validate_statistics(statistics: pl.DataFrame, bounds: NormalizationBounds) -
 
     Args:
         statistics: From ``transforms.normalize.feature_statistics``.
-        bounds: For continuous features; flags and masks must be shares in [0, 1].
+        bounds: For continuous features, and the share of ones of flags and masks.
 
     Raises:
         SchemaErrors: The table itself is not a statistics table (column missing or of other type).

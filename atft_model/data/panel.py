@@ -5,9 +5,10 @@ each split fits its own statistics on its own training dates. Unknown entries ar
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from atft_model.data.normalizer import TimeSeriesStatistics, fit_time_series
 from atft_model.data.splits import Split
 from atft_model.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 """Layout version of the panel; raise it when a reader of the old layout would misread the new."""
 
 
@@ -35,6 +36,8 @@ class Panel:
         sector, market: int16 [stocks]; positions in ``sectors``/``markets``, 0 is unknown.
         normalizers: of each feature: cross_section, time_series or none.
         split: the default split of these dates.
+        source: name of the market data source.
+        inputs: content hash of each table that the panel was built from.
         hash: content hash of everything above.
     """
 
@@ -54,6 +57,7 @@ class Panel:
     markets: tuple[str, ...]
     split: Split
     source: str
+    inputs: dict[str, str] = field(default_factory=dict)
     hash: str = ""
 
     def time_series_columns(self) -> list[int]:
@@ -66,15 +70,24 @@ class Panel:
         return self.dates[first], self.dates[last - 1]
 
 
-ARRAYS = (
-    "features",
-    "observed",
-    "tradable",
-    "targets",
-    "daily_return",
-    "sector",
-    "market",
-)
+ARRAYS = {
+    "features": ("float32", ("dates", "codes", "features")),
+    "observed": ("bool", ("dates", "codes")),
+    "tradable": ("bool", ("dates", "codes")),
+    "targets": ("float32", ("dates", "codes", "horizons")),
+    "daily_return": ("float32", ("dates", "codes")),
+    "sector": ("int16", ("codes",)),
+    "market": ("int16", ("codes",)),
+}
+"""Each array's type and the manifest's lists that name its axes."""
+
+FACTS = (
+    "format", "dates", "codes", "features", "normalizers", "horizons", "sectors", "markets",
+    "split", "source", "inputs", "files",
+)  # fmt: skip
+"""What a manifest holds."""
+
+NORMALIZERS = ("cross_section", "time_series", "none")
 
 
 def write_panel(panel: Panel, root: Path) -> str:
@@ -90,6 +103,7 @@ def write_panel(panel: Panel, root: Path) -> str:
         "markets": list(panel.markets),
         "split": {name: list(part) for name, part in panel.split.parts().items()},
         "source": panel.source,
+        "inputs": panel.inputs,
     }
     return publish(root, {name: getattr(panel, name) for name in ARRAYS}, facts)
 
@@ -98,17 +112,20 @@ def read_panel(folder: Path) -> Panel:
     """Opens a panel version (or the current one of a root), memory-mapped, after verifying it.
 
     Raises:
-        InputError: nothing there, an earlier layout, or content that differs from the manifest.
+        InputError: nothing there, an earlier layout, content that differs from the manifest, or
+            arrays whose shapes are not those of the names that the manifest gives them.
     """
     if not (folder / "manifest.json").exists():
         folder = current_version(folder, "panel")
     manifest = read_manifest(folder, "panel")
-    if manifest["format"] != FORMAT:
+    if manifest.get("format") != FORMAT:
         raise InputError(
-            f"{folder}: panel format {manifest['format']}, expected {FORMAT}; "
+            f"{folder}: panel format {manifest.get('format')}, expected {FORMAT}; "
             "materialize panel again"
         )
+    _check_manifest(manifest, folder)
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+    _check_shapes(arrays, manifest, folder)
     return Panel(
         **arrays,
         dates=tuple(date.fromisoformat(day) for day in manifest["dates"]),
@@ -120,8 +137,44 @@ def read_panel(folder: Path) -> Panel:
         markets=tuple(manifest["markets"]),
         split=Split(**{name: tuple(part) for name, part in manifest["split"].items()}),
         source=manifest["source"],
+        inputs=manifest["inputs"],
         hash=manifest["hash"],
     )
+
+
+def _check_manifest(manifest: dict[str, Any], folder: Path) -> None:
+    """Refuses a manifest that lacks a fact, names a feature twice or misses an array's file."""
+    again = "materialize panel again"
+    missing = [fact for fact in FACTS if fact not in manifest]
+    missing += [f"{name}.npy" for name in ARRAYS if f"{name}.npy" not in manifest.get("files", {})]
+    if missing:
+        raise InputError(f"{folder}/manifest.json: no {', '.join(missing)}; {again}")
+    for axis in ("dates", "codes", "features"):
+        names = manifest[axis]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"{folder}/manifest.json: {axis} holds {twice} twice; {again}")
+    if manifest["dates"] != sorted(manifest["dates"]):
+        raise InputError(f"{folder}/manifest.json: dates do not rise; {again}")
+    kinds = manifest["normalizers"]
+    if len(kinds) != len(manifest["features"]) or not set(kinds) <= set(NORMALIZERS):
+        raise InputError(
+            f"{folder}/manifest.json: {len(kinds)} normalizers ({', '.join(sorted(set(kinds)))}) "
+            f"for {len(manifest['features'])} features; expected one of {', '.join(NORMALIZERS)} "
+            f"for each; {again}"
+        )
+
+
+def _check_shapes(arrays: dict[str, np.ndarray], manifest: dict[str, Any], folder: Path) -> None:
+    """Refuses arrays of another type or size than the manifest's names for their axes."""
+    for name, (dtype, axes) in ARRAYS.items():
+        expected = tuple(len(manifest[axis]) for axis in axes)
+        found = arrays[name]
+        if found.shape != expected or found.dtype != np.dtype(dtype):
+            raise InputError(
+                f"{folder / name}.npy: {found.dtype} {list(found.shape)}, but the manifest names "
+                f"{' × '.join(axes)} = {list(expected)} of {dtype}; materialize panel again"
+            )
 
 
 def fit_statistics(panel: Panel, train: tuple[int, int]) -> TimeSeriesStatistics:

@@ -6,9 +6,10 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from atft_model.data.artifacts import prune
+from atft_model.data.artifacts import file_hash, prune
 from atft_model.data.normalizer import CLIP
 from atft_model.data.panel import write_panel
+from atft_pipeline.checks.drift import DriftLimits, drift_within_limits, judge
 from atft_pipeline.checks.lookahead import SEES_NO_FUTURE, no_lookahead, splits_are_purged
 from atft_pipeline.checks.outcome import markdown_table, spec, verdicts
 from atft_pipeline.checks.tables import (
@@ -17,9 +18,10 @@ from atft_pipeline.checks.tables import (
     normalized_within_bounds,
     panel_is_alive,
 )
-from atft_pipeline.config_schema import build, fields_of
+from atft_pipeline.config_schema import build, build_part, fields_of
 from atft_pipeline.failures import plain_failures
 from atft_pipeline.feature_registry import REGISTRY, available_features, unmet_needs
+from atft_pipeline.report.plots import figure_to_png_data_uri, plot_drift
 from atft_pipeline.resources import Lookahead, Market, SplitSettings
 from atft_pipeline.schemas import (
     TARGETS,
@@ -28,11 +30,19 @@ from atft_pipeline.schemas import (
     normalized_schema,
 )
 from atft_pipeline.storage import Storage
+from atft_pipeline.transforms.drift import fit_reference, measure_drift
 from atft_pipeline.transforms.features import compute_features
 from atft_pipeline.transforms.market import index_name
 from atft_pipeline.transforms.normalize import feature_statistics, fit_and_apply
 from atft_pipeline.transforms.panel import build_panel, default_split, trading_calendar
 from atft_pipeline.transforms.targets import ENTRY_LAG, HORIZONS, forward_returns
+
+REFERENCE_SHOWN = ["feature", "mean", "std", "missing_share", "months", "month_shift"]
+
+PANEL_INPUTS = (
+    "prices", "trading_universe", "targets", "features", "normalized_features", "raw_listings",
+)  # fmt: skip
+"""Tables whose content hashes the panel's manifest keeps."""
 
 BY_NAME = {feature.name: feature for feature in REGISTRY}
 
@@ -113,15 +123,18 @@ def targets(
 
 @dg.asset(
     group_name="features", kinds={"polars", "pandera"}, output_required=False,
-    config_schema=fields_of(NormalizationBounds),
+    config_schema=fields_of(NormalizationBounds) | fields_of(DriftLimits),
     check_specs=[
         spec("normalized_features", "contract_holds", "Values lie within the clip or are null."),
         spec("normalized_features", "normalized_within_bounds",
              "On training dates each feature and the whole table have mean near 0 and std near 1."),
+        spec("normalized_features", "drift_within_limits",
+             "Raw statistics after the training dates are near those of the training dates."),
         spec("normalized_features", "no_lookahead",
              "Rows up to the training end stay the same, to the bit, whatever comes later."),
     ],
-    description="Features under their own normalizers, fitted on the default split's train dates.",
+    description="Features under their own normalizers, fitted on the default split's train dates. "
+    "Beside it: feature_statistics, feature_reference and feature_drift.",
 )  # fmt: skip
 @plain_failures
 def normalized_features(
@@ -138,11 +151,18 @@ def normalized_features(
     for name, reason in done.left_out.items():
         context.log.warning(f"feature {name} is left out: {reason}")
     statistics = feature_statistics(done.table, done.features, first, last)
-    bounds = build(NormalizationBounds, context.op_execution_context.op_config)
+    reference = fit_reference(features, done.features, first, last)
+    options = context.op_execution_context.op_config
+    limits = build_part(DriftLimits, options)
+    drift = judge(measure_drift(features, reference), limits)
+    picture = f"![drift]({figure_to_png_data_uri(plot_drift(drift))})"
     schema = normalized_schema([feature.name for feature in done.features], CLIP)
     outcomes = [
         contract_holds(done.table, schema),
-        normalized_within_bounds(statistics, bounds, done.left_out),
+        normalized_within_bounds(
+            statistics, build_part(NormalizationBounds, options), done.left_out
+        ),
+        drift_within_limits(drift, limits, picture),
         no_lookahead(
             done.table,
             {"features": features},
@@ -151,8 +171,17 @@ def normalized_features(
             cut_at=last,
         ),
     ]
-    if not any(outcome.stops for outcome in outcomes):
-        storage.write_table("feature_statistics", statistics)
+    beside = {
+        "feature_statistics": statistics,
+        "feature_reference": reference,
+        "feature_drift": drift,
+    }
+    if any(outcome.stops for outcome in outcomes):
+        for name, table in beside.items():
+            storage.write_rejected(name, table)
+    else:
+        for name, table in beside.items():
+            storage.write_table(name, table)
     metadata = {
         "features": len(done.features),
         "train_dates": f"{first} to {last}",
@@ -162,6 +191,10 @@ def normalized_features(
         "statistics": dg.MetadataValue.md(
             markdown_table(statistics.columns, statistics.iter_rows())
         ),
+        "reference": dg.MetadataValue.md(
+            markdown_table(REFERENCE_SHOWN, reference.select(REFERENCE_SHOWN).iter_rows())
+        ),
+        "drift": dg.MetadataValue.md(picture),
     }
     yield from verdicts("normalized_features", outcomes, done.table, metadata, storage)
 
@@ -170,7 +203,8 @@ def normalized_features(
     group_name="features", kinds={"numpy"}, output_required=False, io_manager_key="versions",
     config_schema=fields_of(PanelGate),
     check_specs=[
-        spec("panel", "panel_is_alive", "Every feature varies on every part."),
+        spec("panel", "panel_is_alive",
+             "Finite; every feature varies on every part; few zeros; enough stocks."),
         spec("panel", "splits_are_purged", "No label interval crosses into a later part."),
     ],
     description="Model-ready arrays [dates, stocks, features] with masks, targets and a manifest.",
@@ -187,6 +221,7 @@ def panel(
         prices, trading_universe, targets, features, normalized_features,
         tuple(BY_NAME[name] for name in normalized_features.columns[2:]),
         raw_listings, parts, market.name(),
+        {name: file_hash(storage.table_path(name)) for name in PANEL_INPUTS},
     )  # fmt: skip
     outcomes = [
         panel_is_alive(built, build(PanelGate, context.op_execution_context.op_config)),

@@ -28,6 +28,7 @@ MARKET_SCORER = "equal_weight_market"
 ORACLE_SCORER = "oracle"  # its curve would dwarf all others; the tables have it
 NAMED_BASELINES = 4  # further ones are drawn in grey, without names
 ROLLING_DATES = 60
+DRIFT_FEATURES = 6
 QUARANTINE_PANELS = 8  # reasons shown; the table of the check has all
 NORMAL_95 = 1.96
 
@@ -318,6 +319,42 @@ def plot_gradients(gradients: pl.DataFrame) -> "Figure":
     return figure
 
 
+def plot_drift(drift: pl.DataFrame) -> "Figure":
+    """Mean shift by month of the features nearest to, or beyond, their drift limits.
+
+    Args:
+        drift: (feature, month, months, mean_shift, of_limit) of the table ``feature_drift``.
+    """
+    worst = (
+        drift.drop_nulls("of_limit")
+        .group_by("feature")
+        .agg(pl.col("of_limit").max())
+        .sort("of_limit", "feature", descending=[True, False])
+        .head(DRIFT_FEATURES)
+    )
+    with _style():
+        figure = _new_figure(height=3.2 + 0.2 * ((worst.height + 1) // 2))
+        axes = figure.subplots()
+        for number, (feature, share) in enumerate(worst.iter_rows()):
+            of_feature = (pl.col("feature") == feature) & (pl.col("months") == 1)
+            line = drift.filter(of_feature).sort("month")
+            axes.plot(
+                line["month"].to_numpy(),
+                _floats(line, "mean_shift"),
+                SERIES_DASHES[number],
+                marker=".",
+                color=SERIES_COLOURS[number],
+                lw=1.3,
+                label=f"{feature}, {share:.0%} of its limit",
+            )
+        axes.axhline(0.0, color=MUTED, lw=0.8)
+        axes.set_title("monthly mean less the training mean, in training std")
+        if worst.height:
+            _label_dates(axes, drift["month"].unique().sort().to_numpy())
+            figure.legend(loc="outside lower left", ncols=1)
+    return figure
+
+
 # A figure as text ---------------------------------------------------------------------------------
 
 
@@ -417,7 +454,8 @@ def _label_dates(axes: "Axes", dates: np.ndarray) -> None:
 
     days = (dates[-1] - dates[0]).astype("timedelta64[D]").astype(int) if len(dates) else 0
     form = "%Y" if days > 5 * 365 else "%b %Y" if days > 150 else "%d %b"
-    axes.xaxis.set_major_locator(AutoDateLocator(minticks=3, maxticks=5))
+    # Two ticks are enough: 25 to 36 months have no interval of months that gives 3 to 5.
+    axes.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=5))
     axes.xaxis.set_major_formatter(DateFormatter(form))
 
 

@@ -133,9 +133,10 @@ def feature_statistics(
 
     Returns:
         One row per feature: ``feature, normalizer, rows, mean, std, null_share, zero_share, min,
-        max``; then the row ``__all__`` (normalizer ``continuous``) for every value of the
-        continuous features together. ``std`` is the population's; ``zero_share`` is the share of
-        known values that are exactly 0. Null where a column has no known value.
+        max, other_share``; then the row ``__all__`` (normalizer ``continuous``) for every value of
+        the continuous features together. ``std`` is the population's; ``zero_share`` is the share
+        of known values that are exactly 0, ``other_share`` of a flag's that are neither 0 nor 1
+        (null for others). Null where a column has no known value.
     """
     rows = table.filter(pl.col("date").is_between(start, end))
     each = pl.concat(_describe(rows[feature.name], feature.normalizer) for feature in features)
@@ -144,6 +145,7 @@ def feature_statistics(
 
 def _describe(column: pl.Series, normalizer: str) -> pl.DataFrame:
     value = pl.col("value")
+    other = (~value.is_in([0.0, 1.0])).mean() if normalizer == "none" else pl.lit(None, pl.Float64)
     return pl.DataFrame({"value": column.cast(pl.Float64)}).select(
         feature=pl.lit(column.name),
         normalizer=pl.lit(normalizer),
@@ -154,6 +156,7 @@ def _describe(column: pl.Series, normalizer: str) -> pl.DataFrame:
         zero_share=(value == 0.0).mean(),
         min=value.min(),
         max=value.max(),
+        other_share=other,
     )
 
 
@@ -172,6 +175,7 @@ def _pooled(each: pl.DataFrame) -> pl.DataFrame:
         zero_share=(pl.col("zero_share") * known).sum() / known.sum(),
         min=pl.col("min").min(),
         max=pl.col("max").max(),
+        other_share=pl.lit(None, pl.Float64),
     )
 
 

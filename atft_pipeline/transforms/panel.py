@@ -37,7 +37,7 @@ def default_split(calendar: list, universe: pl.DataFrame, config: SplitConfig) -
 def build_panel(
     prices: pl.DataFrame, universe: pl.DataFrame, targets: pl.DataFrame,
     features: pl.DataFrame, normalized: pl.DataFrame, contract: tuple[Feature, ...],
-    listings: pl.DataFrame, split: Split, source: str,
+    listings: pl.DataFrame, split: Split, source: str, inputs: dict[str, str] | None = None,
 ) -> Panel:  # fmt: skip
     """Dense arrays over the calendar × all codes with prices.
 
@@ -45,6 +45,7 @@ def build_panel(
         features: Raw units; read for the time-series features.
         normalized: Read for the cross-section features and the flags.
         contract: The features to keep, in order.
+        inputs: Content hash of each table, for the manifest.
     """
     calendar = trading_calendar(prices)
     codes = prices["code"].unique().sort().to_list()
@@ -75,6 +76,7 @@ def build_panel(
         markets=markets,
         split=split,
         source=source,
+        inputs=inputs or {},
     )
 
 

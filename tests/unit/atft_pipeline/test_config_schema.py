@@ -12,7 +12,8 @@ from atft_model.errors import InputError
 from atft_pipeline.assets.model import run_config
 from atft_pipeline.checks.evaluation import SkillGates
 from atft_pipeline.checks.model import TrainingGates
-from atft_pipeline.checks.tables import PanelGate, PricesGate
+from atft_pipeline.checks.prices import PricesGate
+from atft_pipeline.checks.tables import PanelGate
 from atft_pipeline.config_schema import build, check_run_config, fields_of, run_config_fields
 from atft_pipeline.definitions import defs
 from atft_pipeline.schemas import NormalizationBounds

@@ -110,8 +110,9 @@ def test_normalized_features_stay_within_the_clip() -> None:
 def _statistics(**changes: dict[str, Any]) -> pl.DataFrame:
     """Three features and the whole table, all in bounds but for ``changes`` by feature."""
     good = {"rows": 100, "mean": 0.0, "std": 1.0, "null_share": 0.0, "zero_share": 0.01}
-    good |= {"min": -4.0, "max": 5.0}
+    good |= {"min": -4.0, "max": 5.0, "other_share": None}
     flag = good | {"mean": 0.3, "std": 0.46, "zero_share": 0.7, "min": 0.0, "max": 1.0}
+    flag |= {"other_share": 0.0}
     rows = {
         "returns_1d": {"normalizer": "cross_section"} | good,
         "mkt_vol_20d": {"normalizer": "time_series"} | good,
@@ -155,8 +156,9 @@ def test_the_historical_failure_is_named() -> None:
         ("__all__", {"mean": 0.2}, "mean"),
         ("__all__", {"std": 2.0}, "std"),
         ("is_valid_ma", {"mean": 1.5}, "mean"),
-        ("is_valid_ma", {"min": -0.5}, "min"),
-        ("is_valid_ma", {"max": 2.0}, "max"),
+        ("is_valid_ma", {"mean": 0.004}, "mean"),
+        ("is_valid_ma", {"mean": 0.996}, "mean"),
+        ("is_valid_ma", {"other_share": 0.01}, "other_share"),
     ],
 )
 def test_each_bound_is_seen_to_fail(feature: str, change: dict[str, Any], quantity: str) -> None:
@@ -165,7 +167,7 @@ def test_each_bound_is_seen_to_fail(feature: str, change: dict[str, Any], quanti
 
 
 def test_all_failures_are_collected() -> None:
-    broken = _statistics(returns_1d={"mean": 3.0}, is_valid_ma={"max": 9.0}, __all__={"std": 4.0})
+    broken = _statistics(returns_1d={"mean": 3.0}, is_valid_ma={"mean": 9.0}, __all__={"std": 4.0})
     found = validate_statistics(broken, NormalizationBounds())
     assert {violation.feature for violation in found} == {"returns_1d", "is_valid_ma", "__all__"}
 

@@ -33,6 +33,7 @@ STATISTICS = pl.DataFrame(
         "zero_share": [0.0, 0.3, 0.0],
         "min": [-3.0, 0.0, -3.0],
         "max": [3.0, 1.0, 3.0],
+        "other_share": [None, 0.0, None],
     }
 )
 
@@ -118,11 +119,11 @@ def test_the_whole_table_is_judged_too():
     assert outcome.figure.startswith("__all__: mean is 0.2")
 
 
-def test_a_flag_that_is_no_share_is_named():
+def test_a_flag_of_other_values_than_0_and_1_is_named():
     flag = pl.int_range(pl.len()) == 1
-    high = pl.when(flag).then(2.0).otherwise("max")
-    outcome = normalized_within_bounds(STATISTICS.with_columns(max=high), BOUNDS, {})
-    assert outcome.figure.startswith("is_valid_ma: max is 2")
+    other = pl.when(flag).then(0.2).otherwise("other_share")
+    outcome = normalized_within_bounds(STATISTICS.with_columns(other_share=other), BOUNDS, {})
+    assert outcome.figure.startswith("is_valid_ma: other_share is 0.2, expected 0: flags and")
 
 
 def test_a_living_panel_passes(panel):
@@ -137,7 +138,7 @@ def test_a_living_panel_passes(panel):
         (0.0, "validation: feature_0 is always 0"),
         (7.0, "validation: feature_0 is always 7"),
         (np.nan, "validation: feature_0 is never known"),
-        (np.inf, "validation: infinite values"),
+        (np.inf, "infinite values in features"),
     ],
 )
 def test_a_feature_that_is_dead_on_one_part_is_named(panel, value, words):

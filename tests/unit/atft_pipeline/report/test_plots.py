@@ -15,6 +15,7 @@ from atft_pipeline.report.plots import (
     figure_to_svg,
     plot_cumulative_return,
     plot_deciles,
+    plot_drift,
     plot_gradients,
     plot_quarantine,
     plot_rank_ic,
@@ -165,6 +166,41 @@ def test_small_tables_are_drawn() -> None:
 def test_scorers_read_like_words() -> None:
     assert scorer_label("momentum_12_1") == "momentum 12-1"
     assert scorer_label("low_volatility_60d") == "low volatility 60d"
+
+
+def _drift(features: int, months: int = 4) -> pl.DataFrame:
+    rows = [
+        {
+            "feature": f"feature_{feature}",
+            "month": datetime.date(2013 + month // 12, 1 + month % 12, 1),
+            "months": 1,
+            "mean_shift": 0.1 * feature if month else None,
+            "of_limit": 0.1 * feature if month else None,
+        }
+        for feature in range(features)
+        for month in range(months)
+    ]
+    schema = {"feature": pl.String, "month": pl.Date, "months": pl.Int32}
+    schema |= {"mean_shift": pl.Float64, "of_limit": pl.Float64}
+    return pl.DataFrame(rows, schema=schema)
+
+
+def test_drift_shows_the_worst_features_first() -> None:
+    figure = plot_drift(_drift(12))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[0] == "feature_11, 110% of its limit"
+    assert len(labels) == 6
+    assert figure_to_png_data_uri(figure).startswith("data:image/png;base64,")
+
+
+@pytest.mark.parametrize("months", range(1, 62, 4))
+def test_any_number_of_months_finds_its_labels(months: int) -> None:
+    """matplotlib warns where it finds no interval; warnings fail."""
+    figure_to_png_data_uri(plot_drift(_drift(1, months)), dpi=20)
+
+
+def test_no_later_month_is_an_empty_figure() -> None:
+    assert figure_to_svg(plot_drift(_drift(0))).startswith("<svg")
 
 
 def test_quarantine_has_a_panel_per_reason_with_its_rows() -> None:

@@ -199,6 +199,43 @@ def test_statistics_match_numpy() -> None:
         assert row["null_share"] == pytest.approx(column.null_count() / training.height)
         assert row["zero_share"] == pytest.approx((known == 0).mean())
         assert (row["min"], row["max"]) == (known.min(), known.max())
+        assert row["other_share"] == (0.0 if row["feature"] == "flag" else None)
+
+
+def test_masks_that_are_not_0_or_1_are_named() -> None:
+    table = TABLE.with_columns(
+        flag=pl.when(pl.int_range(pl.len()) % 9 == 0).then(0.5).otherwise("flag")
+    )
+    normalized = _fit(table)
+    statistics = feature_statistics(normalized.table, normalized.features, START, TRAIN_END)
+    (violation,) = validate_statistics(statistics, NormalizationBounds())
+    assert (violation.feature, violation.quantity) == ("flag", "other_share")
+
+
+@pytest.mark.parametrize(
+    ("center", "spread"), [(3000.0, 400.0), (0.0, 1e-3), (5e6, 4e6), (200.0, 268_938.0)]
+)
+@pytest.mark.parametrize("tail", ["normal", "t", "lognormal", "cauchy", "outlier"])
+@pytest.mark.parametrize("normalizer", ["cross_section", "time_series"])
+def test_bounds_hold_after_the_clip(
+    center: float, spread: float, tail: str, normalizer: Normalizer
+) -> None:
+    """Prices in the thousands, returns of 0.001, volumes in the millions, the historical column."""
+    rng = np.random.default_rng(5)
+    draw = {
+        "normal": rng.standard_normal,
+        "t": lambda rows: rng.standard_t(2.5, rows),
+        "lognormal": lambda rows: np.exp(2 * rng.standard_normal(rows)),
+        "cauchy": rng.standard_cauchy,
+        "outlier": lambda rows: np.where(rng.random(rows) < 0.002, 1e9, rng.standard_normal(rows)),
+    }[tail]
+    raw = (center + spread * draw(TABLE.height)).astype(np.float32)
+    feature = _feature("hard", normalizer)
+    table = TABLE.select("date", "code", pl.Series("hard", raw))
+    normalized = fit_and_apply(table, [feature], START, TRAIN_END)
+    statistics = feature_statistics(normalized.table, normalized.features, START, TRAIN_END)
+    assert validate_statistics(statistics, NormalizationBounds()) == []
+    assert normalized.table["hard"].abs().max() <= 5.0  # type: ignore[operator]
 
 
 def test_the_whole_table_is_one_row_of_its_continuous_values() -> None:
