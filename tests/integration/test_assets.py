@@ -147,7 +147,8 @@ def test_too_many_unusable_rows_keep_the_last_prices(tables_copy, run):
     assert stored(result) == set()
     assert contents(tables_copy / DATA_SET) == good
     rejected = tables_copy / DATA_SET / "rejected"
-    assert {path.name for path in rejected.iterdir()} == {"prices.parquet", "quarantine.parquet"}
+    kept = {"prices.parquet", "quarantine.parquet", "suspect_moves.parquet"}
+    assert {path.name for path in rejected.iterdir()} == kept
 
 
 def test_an_infinite_price_becomes_no_target(tables_copy, run):
@@ -228,7 +229,7 @@ def test_prices_without_their_split_factors_are_refused(tables_copy, run):
     assert not check.passed
     assert check.metadata["kind/unrecorded_split"].value > 0
     assert exit_code(result) == 1
-    moves = pl.read_parquet(tables_copy / DATA_SET / "suspect_moves.parquet")
+    moves = pl.read_parquet(tables_copy / DATA_SET / "rejected" / "suspect_moves.parquet")
     assert "unrecorded_split" in set(moves["kind"])
 
 

@@ -140,7 +140,10 @@ def test_a_file_of_duplicates_is_no_prices_table(shell, good_bars, tmp_path, mon
     assert main(["run", "--select", "key:raw_prices or key:prices"]) == 1
     printed = capfd.readouterr()
     assert re.search(r"FAILS.* prices:quarantined_share_within_limit .* rows \(\d", printed.out)
-    assert "prices: not stored, failed quarantined_share_within_limit\n" in printed.out
+    assert "FAILED" in printed.out
+    assert re.search(
+        r"prices: not stored, failed quarantined_share_within_limit, .*\n", printed.out
+    )
     assert "Stack Trace" not in printed.err
     assert (shell / "prices.parquet").read_bytes() == good
     reasons = pl.read_parquet(shell / "rejected" / "quarantine.parquet")["reason"]
@@ -150,12 +153,24 @@ def test_a_file_of_duplicates_is_no_prices_table(shell, good_bars, tmp_path, mon
 @pytest.mark.parametrize(
     ("market", "line"),
     [
-        ({"stocks": 25, "dates": 420}, r"median \d+ stocks per date over \d+ dates"),
-        ({"stocks": 60, "dates": 60}, r"median \d+ stocks per date over \d+ dates"),
+        (
+            {"stocks": 25, "dates": 420, "dirty_rows": False},
+            r"median \d+ stocks per date over \d+ dates",
+        ),
+        (
+            {"stocks": 60, "dates": 60, "dirty_rows": False},
+            r"median \d+ stocks per date over \d+ dates",
+        ),
     ],
 )
 def test_a_market_with_too_few_stocks_or_dates(shell, tmp_path, capfd, market, line):
-    config = run_file(tmp_path / "run.yaml", resources={"market": {"config": market}})
+    few_rows = {"limits": {"conflicting_duplicate": 0.01, "non_positive_price": 0.01,
+                           "high_below_low": 0.01, "close_outside_range": 0.01}}  # fmt: skip
+    config = run_file(
+        tmp_path / "run.yaml",
+        resources={"market": {"config": market}},
+        ops={"prices": {"config": few_rows}},
+    )
     universe = (shell / "trading_universe.parquet").read_bytes()
     panel = (shell / "panel" / "current.json").read_bytes()
     assert main(["run", "--select", "*panel", "--config", config]) == 1

@@ -395,13 +395,6 @@ def test_columns_follow_the_features_asked_for() -> None:
     assert table.equals(TABLE.select(table.columns))
 
 
-def test_tables_without_rows_are_no_tables() -> None:
-    no_statements = pl.DataFrame(schema={"code": pl.String, "disclosed_on": pl.Date})
-    no_flows = pl.DataFrame(schema={"section": pl.String, "published_on": pl.Date})
-    table = compute_features(MARKET, LISTINGS, NO_INDEX, REGISTRY, no_statements, no_flows)
-    assert table.equals(TABLE)
-
-
 def _index(seed: int, days: int = DAYS) -> pl.DataFrame:
     rng = random.Random(seed)
     dates = sorted(set(MARKET["date"]))[:days]
