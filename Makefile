@@ -12,7 +12,7 @@ export ATFT_START_DATE ?= 2010-01-01
 export ATFT_END_DATE ?= 2015-12-31
 endif
 
-.PHONY: help run run-real test lint docs ui clean
+.PHONY: help run run-real test bench lint docs ui clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -34,6 +34,10 @@ run-real: $(VENV)/.installed  ## the same on the real file, 2010 to 2015
 
 test: $(VENV)/.installed  ## the quick tests
 	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+bench: $(VENV)/.installed  ## speed and memory of features and training, as ratios and JSON
+	$(BIN)/python benchmarks/features.py
+	$(BIN)/python -m atft_model bench --json benchmarks/results/training.json
 
 lint: $(VENV)/.installed  ## format, lint, types, layers
 	$(BIN)/ruff format --check .
