@@ -43,7 +43,7 @@ has a rank IC of about 0.007 at 5 days and 0.015 at 20, with no return to it.
 
 import datetime as dt
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -213,7 +213,7 @@ class _Bars:
 
 
 class SyntheticMarket:
-    """The built-in market as a ``MarketSource``; drawn once, on first use."""
+    """The built-in market as a ``MarketSource``; drawn on first use, once per process."""
 
     name: str = "synthetic"
 
@@ -282,7 +282,7 @@ class SyntheticMarket:
         """Nothing: the built-in market has every table."""
         return {}
 
-    @cached_property
+    @property
     def _tables(self) -> "_Tables":
         return _draw_tables(self.config)
 
@@ -310,6 +310,7 @@ def trading_calendar(start: dt.date, dates: int) -> list[dt.date]:
     return calendar
 
 
+@lru_cache(maxsize=1)  # one asset per raw table asks, each with a source of its own
 def _draw_tables(config: SyntheticConfig) -> _Tables:
     # One stream per purpose: a change in one part leaves the draws of the others alone, and the
     # noise of a market is the same with and without signal.
