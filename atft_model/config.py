@@ -134,7 +134,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {
         "model": {"hidden_size": 32},
         "optimizer": {"learning_rate": 1e-3},
-        "training": {"max_epochs": 6, "max_steps_per_epoch": 36, "early_stopping_patience": 4},
+        "training": {"max_epochs": 8, "max_steps_per_epoch": 36, "early_stopping_patience": 3},
     },
     # A real market: the defaults above.
     "standard": {},
