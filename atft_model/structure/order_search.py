@@ -63,7 +63,7 @@ class _OrderSearch:
 
     def improve(self, start: tuple[int, ...]) -> Ordered:
         """Moves single series to their best places until none improves the score."""
-        order = list(start)
+        order = [int(series) for series in start]
         for _ in range(MAX_SWEEPS):
             moved = [self._move(order, series) for series in list(order)]
             if not any(moved):
@@ -227,7 +227,7 @@ def _shrink(scores: LocalScores, targets: np.ndarray, chosen: np.ndarray) -> np.
     chosen = chosen.copy()
     active = np.flatnonzero(chosen.sum(axis=1) > 1)
     while len(active):
-        inverse, weights, left, index, real = _regressions(
+        inverse, weights, left, index, real = regressions(
             scores, targets[active], chosen[active]
         )
         diagonal = np.diagonal(inverse, axis1=1, axis2=2)
@@ -243,7 +243,7 @@ def _shrink(scores: LocalScores, targets: np.ndarray, chosen: np.ndarray) -> np.
     return chosen
 
 
-def _regressions(scores: LocalScores, targets: np.ndarray, chosen: np.ndarray):
+def regressions(scores: LocalScores, targets: np.ndarray, chosen: np.ndarray):
     """Inverse parent correlation, weights and residual variance, padded to the largest problem."""
     size = max(1, int(chosen.sum(axis=1).max()))
     index = np.argsort(~chosen, axis=1, kind="stable")[:, :size]
@@ -261,7 +261,7 @@ def _regressions(scores: LocalScores, targets: np.ndarray, chosen: np.ndarray):
 
 def score_of(scores: LocalScores, targets: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Minus the extended BIC of given parents, up to a constant per target."""
-    left = _regressions(scores, targets, chosen)[2]
+    left = regressions(scores, targets, chosen)[2]
     return -scores.rows[targets] * np.log(left) - scores.penalty[targets] * chosen.sum(axis=1)
 
 
@@ -269,7 +269,7 @@ def gain_of(
     scores: LocalScores, targets: np.ndarray, chosen: np.ndarray, series: int
 ) -> np.ndarray:
     """What adding ``series`` to the chosen parents gains, penalty included."""
-    inverse, weights, left, index, real = _regressions(scores, targets, chosen)
+    inverse, weights, left, index, real = regressions(scores, targets, chosen)
     line = targets[:, None]
     cross = np.where(real, scores.correlation[line, series, index], 0.0)
     projected = (inverse @ cross[:, :, None])[:, :, 0]
