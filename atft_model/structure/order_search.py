@@ -30,12 +30,12 @@ class LocalScores:
     The first ``targets`` columns are today's series; the others (lags) are candidates only.
     """
 
-    correlation: Float[np.ndarray, "targets candidates candidates"]
-    """One matrix per target: equal when nothing is weighted, weighted by the target's rows else."""
-    rows: Float[np.ndarray, " targets"]
-    """Effective number of rows behind each target's matrix."""
-    penalty: Float[np.ndarray, " targets"]
+    correlation: Float[np.ndarray, "candidates candidates"]
+    rows: float
+    """Effective number of rows behind the correlations."""
+    penalty: float
     """Cost of one parent."""
+    targets: int
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,12 @@ class Ordered:
     parents: Bool[np.ndarray, "targets candidates"]
 
 
-def search_orders(scores: LocalScores, starts: list[tuple[int, ...]]) -> Ordered:
-    """The best result over the given starting orders."""
-    search = _OrderSearch(scores)
-    return max((search.improve(start) for start in starts), key=lambda found: found.score)
-
-
-class _OrderSearch:
+class OrderSearch:
     """Moves series through an order; remembers every local result it has seen."""
 
     def __init__(self, scores: LocalScores) -> None:
         self.scores = scores
-        self.targets, self.candidates = scores.correlation.shape[:2]
+        self.targets, self.candidates = scores.targets, len(scores.correlation)
         self._seen: dict[tuple[int, int], tuple[float, int]] = {}
 
     def improve(self, start: tuple[int, ...]) -> Ordered:
@@ -179,11 +173,10 @@ def _grow(
     Gram-Schmidt step per added parent."""
     chosen = np.zeros_like(allowed)
     active = np.arange(len(targets))
-    rest = scores.correlation[targets, targets].copy()
+    rest = scores.correlation[targets].copy()
     spread = np.ones_like(rest)
     own = np.ones(len(targets))
     basis = np.zeros((len(targets), MAX_PARENTS, allowed.shape[1]))
-    rows, penalty = scores.rows[targets], scores.penalty[targets]
     open_ = allowed.copy()
     open_[np.arange(len(targets)), targets] = False
     to_force = forced.copy()
@@ -197,7 +190,7 @@ def _grow(
         gained = share[line, best]
         is_forced = gained >= 10.0
         left = 1 - np.where(is_forced, 0.0, gained) / own[active]
-        pays = -rows[active] * np.log(np.maximum(left, COLLINEAR)) > penalty[active]
+        pays = -scores.rows * np.log(np.maximum(left, COLLINEAR)) > scores.penalty
         go = (gained > 0) & (is_forced | pays)
         if not go.any():
             break
@@ -208,7 +201,7 @@ def _grow(
         open_[active, best] = False
         past = basis[active, :step]
         scale = np.sqrt(spread[active, best])
-        direction = scores.correlation[targets[active], best]
+        direction = scores.correlation[best]
         if step:
             direction = direction - np.einsum(
                 "bk,bkp->bp", past[line, :, best], past, optimize=False
@@ -231,13 +224,13 @@ def _shrink(scores: LocalScores, targets: np.ndarray, chosen: np.ndarray) -> np.
             scores, targets[active], chosen[active]
         )
         diagonal = np.diagonal(inverse, axis1=1, axis2=2)
-        loss = scores.rows[targets[active], None] * np.log1p(
+        loss = scores.rows * np.log1p(
             weights**2 / (diagonal * left[:, None])
         )
         loss = np.where(real, loss, np.inf)
         worst = loss.argmin(axis=1)
         line = np.arange(len(active))
-        drop = loss[line, worst] < scores.penalty[targets[active]]
+        drop = loss[line, worst] < scores.penalty
         active, column = active[drop], index[line, worst][drop]
         chosen[active, column] = False
     return chosen
@@ -249,10 +242,10 @@ def regressions(scores: LocalScores, targets: np.ndarray, chosen: np.ndarray):
     index = np.argsort(~chosen, axis=1, kind="stable")[:, :size]
     line = np.arange(len(targets))[:, None]
     real = chosen[line, index]
-    gram = scores.correlation[targets[:, None, None], index[:, :, None], index[:, None, :]]
+    gram = scores.correlation[index[:, :, None], index[:, None, :]]
     pad = real[:, :, None] & real[:, None, :]
     gram = np.where(pad, gram, np.eye(size))
-    toward = np.where(real, scores.correlation[targets[:, None], targets[:, None], index], 0.0)
+    toward = np.where(real, scores.correlation[targets[:, None], index], 0.0)
     inverse = np.linalg.inv(gram)
     weights = (inverse @ toward[:, :, None])[:, :, 0]
     left = np.maximum(1 - (weights * toward).sum(axis=1), COLLINEAR)
@@ -262,7 +255,7 @@ def regressions(scores: LocalScores, targets: np.ndarray, chosen: np.ndarray):
 def score_of(scores: LocalScores, targets: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Minus the extended BIC of given parents, up to a constant per target."""
     left = regressions(scores, targets, chosen)[2]
-    return -scores.rows[targets] * np.log(left) - scores.penalty[targets] * chosen.sum(axis=1)
+    return -scores.rows * np.log(left) - scores.penalty * chosen.sum(axis=1)
 
 
 def gain_of(
@@ -270,10 +263,9 @@ def gain_of(
 ) -> np.ndarray:
     """What adding ``series`` to the chosen parents gains, penalty included."""
     inverse, weights, left, index, real = regressions(scores, targets, chosen)
-    line = targets[:, None]
-    cross = np.where(real, scores.correlation[line, series, index], 0.0)
+    cross = np.where(real, scores.correlation[series, index], 0.0)
     projected = (inverse @ cross[:, :, None])[:, :, 0]
     spread = np.maximum(1 - (projected * cross).sum(axis=1), COLLINEAR)
-    toward = scores.correlation[targets, targets, series] - (weights * cross).sum(axis=1)
+    toward = scores.correlation[targets, series] - (weights * cross).sum(axis=1)
     share = np.minimum(toward**2 / (spread * left), 1 - COLLINEAR)
-    return -scores.rows[targets] * np.log1p(-share) - scores.penalty[targets]
+    return -scores.rows * np.log1p(-share) - scores.penalty
