@@ -118,7 +118,7 @@ def noise_shape(residuals: Float[np.ndarray, " rows"], level: float) -> NoiseSha
     engle = count * (np.mean(squares[1:] * squares[:-1]) / np.mean(squares**2)) ** 2
     tails = np.exp(-jarque_bera / 2)  # chi-square with 2 degrees of freedom
     clustered = math.erfc(math.sqrt(engle / 2))
-    if min(tails, clustered) > level / 2:
+    if not level or min(tails, clustered) > level / 2:
         return NORMAL
     shapes = [NoiseShape(v, a, b) for v in DEGREES for a, b in CLUSTERING]
     shapes += [NoiseShape(np.inf, a, b) for a, b in CLUSTERING]
