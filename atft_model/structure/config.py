@@ -60,7 +60,6 @@ class BootstrapConfig:
 
     resamples: int = setting(30, "Block resamples; 0 leaves confidence unknown.")
     block_length: int = setting(20, "Consecutive days per block: volatility stays clustered.")
-    min_confidence: float = setting(0.5, "Edges found in a smaller share of resamples are left out.")
     shuffles: int = setting(
         19, "Relearnings on series shifted against each other; 19 make a 5 % test."
     )

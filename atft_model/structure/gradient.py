@@ -206,7 +206,7 @@ def _epoch(
             "clip_ratio": float(norm > config.clip_norm), "pulled_back": float(pulled),
         }  # fmt: skip
         for name, value in readings.items():
-            sums[name] = sums.get(name, 0.0) + float(value) / len(batches)
+            sums[name] = sums.get(name, 0.0) + float(torch.as_tensor(value).detach()) / len(batches)
     return sums
 
 

@@ -116,5 +116,8 @@ def threshold_sweep(
         for level in GRID
     ]
     best = int(np.nanargmax(f1)) if not np.isnan(f1).all() else 0
-    return {"thresholds": list(GRID), "f1": f1, "oracle_threshold": GRID[best],
-            "oracle_f1": f1[best]}  # fmt: skip
+    plain = [None if math.isnan(value) else value for value in f1]
+    return {
+        "thresholds": list(GRID), "f1": plain, "oracle_threshold": GRID[best],
+        "oracle_f1": plain[best],
+    }  # fmt: skip
