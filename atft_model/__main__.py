@@ -1,4 +1,7 @@
-"""``python -m atft_model``: train and predict from a panel and a graph, without Dagster."""
+"""``python -m atft_model``: train and predict from a panel and a graph, without Dagster.
+
+Also ``structure``: learn from a CSV of series which of them drive which.
+"""
 
 import argparse
 import json
@@ -11,6 +14,7 @@ from atft_model import settings
 from atft_model.config import PRESETS, from_dict, read_run_file, resolve
 from atft_model.errors import InputError
 from atft_model.process import die_with_parent, keep_freed_memory
+from atft_model.structure.config import PRESETS as STRUCTURE_PRESETS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,6 +55,35 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     predict.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     predict.set_defaults(command=run_predict)
+
+    structure = commands.add_parser("structure", help="learn which series drive which, from a CSV")
+    structure.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="CSV: a header, one row per "
+        "date, one column per series (a first column of dates is skipped)",
+    )
+    structure.add_argument("--out", type=Path, required=True, help="folder for the record")
+    structure.add_argument(
+        "--exogenous",
+        default="",
+        help="columns that drive and are not driven (the market), separated by commas",
+    )
+    structure.add_argument(
+        "--lags",
+        type=int,
+        help="days back that a series may act from (default 1; 0 for rows without time)",
+    )
+    structure.add_argument("--preset", choices=sorted(STRUCTURE_PRESETS), default="default")
+    structure.add_argument(
+        "--resamples", type=int, help="bootstrap resamples (default 30; 0: none)"
+    )
+    structure.add_argument("--seed", type=int, help="default 1337")
+    structure.add_argument("--sweep", action="store_true", help="first train the gradient stage "
+                           "over a grid of the four loss weights and take the best")  # fmt: skip
+    structure.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
+    structure.set_defaults(command=run_structure)
     return parser
 
 
@@ -97,6 +130,14 @@ def run_predict(options: argparse.Namespace) -> int:
     os.replace(temporary, options.out)
     logging.getLogger("atft").info("%s scores written to %s", f"{len(table):,}", options.out)
     return 0
+
+
+def run_structure(options: argparse.Namespace) -> int:
+    """``structure``: the record of a learned graph; exit code 1 when one of its checks fails."""
+    start_logging(options.out / "structure.log")
+    from atft_model.structure.command import learn_from_csv
+
+    return learn_from_csv(options)
 
 
 def start_logging(path: Path | None) -> None:

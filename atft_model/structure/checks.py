@@ -103,10 +103,11 @@ def scale_invariant(record: StructureRecord) -> Verdict:
 
 
 def stable_under_bootstrap(record: StructureRecord) -> Verdict:
-    """Most edges of the decided graph are found again in most resamples."""
-    confidences = [e.confidence for e in record.edges if e.confidence is not None]
+    """Most edges decided between series are found again in most resamples."""
+    between = [e for e in record.edges if e.source != e.target]
+    confidences = [e.confidence for e in between if e.confidence is not None]
     if not confidences:
-        return _not_measured("stable_under_bootstrap", "no edge has a bootstrap confidence")
+        return _not_measured("stable_under_bootstrap", "no edge between series was bootstrapped")
     share = float(np.mean([c >= MIN_CONFIDENCE for c in confidences]))
     return Verdict(
         "stable_under_bootstrap", share >= MIN_STABLE_SHARE,

@@ -1,4 +1,4 @@
-"""The stage that decides the graph: order search, then the posterior, then the noise's own shape."""
+"""The stage that decides the graph: order search, then posterior, then the shape of the noise."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""How likely one series is, given its parents: normal noise, or heavy tails and clustered volatility."""
+"""How likely one series is, given its parents: normal noise, or heavy tails in clusters."""
 
 import math
 from dataclasses import dataclass
@@ -144,7 +144,7 @@ def conditional_variance(
 def _likelihood(
     residuals: np.ndarray, shape: NoiseShape, counts: np.ndarray
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """Twice the log likelihood, the weight of each row in the next regression, and its curvature."""
+    """Twice the log likelihood, each row's weight in the next regression, and its curvature."""
     variance = conditional_variance(residuals, shape)
     u = residuals**2 / variance
     total = counts.sum()
@@ -202,7 +202,9 @@ class HeavyTailDensity:
             if parents:
                 X = self.rows[:, list(parents)]
                 cross = self.rows.T @ (X * size[:, None])
-                solved = np.linalg.solve(cross[list(parents)] + FLOOR * np.eye(len(parents)), cross.T)
+                solved = np.linalg.solve(
+                    cross[list(parents)] + FLOOR * np.eye(len(parents)), cross.T
+                )
                 spread = spread - (cross * solved.T).sum(axis=1)
             spread[[target, *parents]] = np.inf
             gain = toward**2 / np.maximum(spread, FLOOR)

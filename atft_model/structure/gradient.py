@@ -35,6 +35,8 @@ START_DEGREES = 8.0
 class StructureModel(nn.Module):
     """Reconstruction of every series from its parents."""
 
+    off_diagonal: Float[Tensor, "series series"]
+
     def __init__(self, series: int, lags: int) -> None:
         super().__init__()
         self.instant = nn.Parameter(torch.zeros(series, series))
@@ -49,9 +51,7 @@ class StructureModel(nn.Module):
         """Today's effects; a series never explains itself."""
         return self.instant * self.off_diagonal
 
-    def signal(
-        self, rows: Float[Tensor, "rows columns"]
-    ) -> Float[Tensor, "rows series"]:
+    def signal(self, rows: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows series"]:
         """What the parents say: the only place where series meet."""
         series = len(self.bias)
         today, past = rows[:, :series], rows[:, series:]
@@ -197,7 +197,7 @@ def _epoch(
         )  # fmt: skip
         optimizer.zero_grad()
         loss.backward()
-        reaching = torch.cat([p.grad.flatten() for p in (model.instant, model.lagged)]).norm()
+        reaching = torch.cat([g.flatten() for g in _gradients(model)]).norm()
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
         pulled = pull_into_domain(model.instant.data.mul_(model.off_diagonal))
@@ -244,7 +244,7 @@ def adjacency_routes(
     series = len(model.bias)
     model.zero_grad()
     (rows[:, :series] - model.reconstruct(rows)).square().mean().backward()
-    gradients = [p.grad for p in (model.instant, model.lagged)]
+    gradients = _gradients(model)
     routes = {
         "gradient_instant": float(gradients[0].norm()),
         "gradient_lagged": float(gradients[1].norm()),
@@ -259,6 +259,13 @@ def adjacency_routes(
         model.instant.copy_(kept[0])
         model.lagged.copy_(kept[1])
     return routes | {"leak": float(leak)}
+
+
+def _gradients(model: StructureModel) -> tuple[Tensor, Tensor]:
+    """What the last backward pass left on the adjacency."""
+    instant, lagged = model.instant.grad, model.lagged.grad
+    assert instant is not None and lagged is not None, "call backward first"
+    return instant, lagged
 
 
 def _weights(model: StructureModel) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -67,12 +68,14 @@ def read_health(
     lagged: Float[np.ndarray, "lags series series"],
     scores: LocalScores,
     truth: Truth | None,
-    readings: dict[str, float],
+    readings: dict[str, Any],
 ) -> EpochHealth:
     """The epoch's row, from the weights at its end and the readings along it."""
     chosen = choose_threshold(instant, lagged, scores)
     series = len(instant)
-    against = dict.fromkeys(("f1", "shd", "shd_empty", "chance_f1", "chance_p_value"))
+    against: dict[str, Any] = dict.fromkeys(
+        ("f1", "shd", "shd_empty", "chance_f1", "chance_p_value")
+    )
     if truth is not None:
         against = against_truth(chosen.parents[:, :series].T, truth.instant)
     sizes = np.abs(np.concatenate([instant.ravel(), lagged.ravel()]))
@@ -85,10 +88,10 @@ def read_health(
         threshold_at_grid_end=chosen.at_grid_end,
         **against,
         **readings,
-    )  # type: ignore[arg-type]
+    )
 
 
-def against_truth(found: np.ndarray, truth: np.ndarray) -> dict[str, float | int | None]:
+def against_truth(found: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     """F1 and SHD of today's edges, beside those of the empty graph and of chance."""
     series = len(truth)
     places = series * (series - 1)

@@ -38,9 +38,7 @@ class HiddenFactor:
     """Edges between series, today's and lagged, without and with the factor."""
 
 
-def find_hidden_factor(
-    table: Table, config: SearchConfig, order: tuple[int, ...]
-) -> HiddenFactor:
+def find_hidden_factor(table: Table, config: SearchConfig, order: tuple[int, ...]) -> HiddenFactor:
     """Fits the graph with and without one hidden root, both starting from ``order``."""
     rows, count = table.effective_rows, table.series
     cost = np.log(rows) + 2 * config.extra_penalty * np.log(table.rows.shape[1] - 1)
@@ -106,9 +104,7 @@ def _split(scores: LocalScores, parents: np.ndarray, rows: np.ndarray):
     return effects[:, -1], left, residuals
 
 
-def _marginal(
-    residuals: np.ndarray, loadings: np.ndarray, noise: np.ndarray, rows: float
-) -> float:
+def _marginal(residuals: np.ndarray, loadings: np.ndarray, noise: np.ndarray, rows: float) -> float:
     """Twice the log likelihood of residuals with covariance diag(noise) + loadings·loadingsᵀ."""
     covariance = np.diag(noise) + np.outer(loadings, loadings)
     sample = residuals.T @ residuals / len(residuals)

@@ -1,4 +1,4 @@
-"""Which DAG explains a correlation matrix best: best-order score search, scale-free by construction.
+"""Which DAG explains a correlation matrix best: a search over orders, scale-free by construction.
 
 An order of the series says who may be whose parent; given an order, each series picks its parents
 greedily (grow, then shrink) by an extended BIC, lagged series being always allowed. The search
@@ -220,13 +220,9 @@ def _shrink(scores: LocalScores, targets: np.ndarray, chosen: np.ndarray) -> np.
     chosen = chosen.copy()
     active = np.flatnonzero(chosen.sum(axis=1) > 1)
     while len(active):
-        inverse, weights, left, index, real = regressions(
-            scores, targets[active], chosen[active]
-        )
+        inverse, weights, left, index, real = regressions(scores, targets[active], chosen[active])
         diagonal = np.diagonal(inverse, axis1=1, axis2=2)
-        loss = scores.rows * np.log1p(
-            weights**2 / (diagonal * left[:, None])
-        )
+        loss = scores.rows * np.log1p(weights**2 / (diagonal * left[:, None]))
         loss = np.where(real, loss, np.inf)
         worst = loss.argmin(axis=1)
         line = np.arange(len(active))

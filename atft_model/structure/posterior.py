@@ -118,7 +118,7 @@ class _State:
             )
 
     def _total(self) -> float:
-        """Twice the log posterior: likelihoods, volumes, and the prior of effects in noise units."""
+        """Twice the log posterior: likelihoods, volumes and the prior of effects."""
         scale = self.climber.prior.effect_scale
         if not scale:
             return float(self.own.sum())

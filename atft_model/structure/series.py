@@ -157,8 +157,8 @@ def _check(series: Series, lags: int) -> None:
     needed = MIN_ROWS_PER_SERIES * count * (lags + 1) + lags
     if times < needed:
         raise InputError(
-            f"series: {times} rows for {count} series with {lags} lags; expected at least {needed}: "
-            "give more rows, fewer series or fewer lags"
+            f"series: {times} rows for {count} series with {lags} lags; expected at least "
+            f"{needed}: give more rows, fewer series or fewer lags"
         )
     if np.isinf(values).any():
         raise InputError("series: infinite values; leave missing values empty instead")
@@ -167,8 +167,8 @@ def _check(series: Series, lags: int) -> None:
         column = values[known[:, index], index]
         if len(column) < times / 2:
             raise InputError(
-                f"series {name!r}: {len(column)} of {times} values present; expected at least half: "
-                "leave it out"
+                f"series {name!r}: {len(column)} of {times} values present; expected at least "
+                "half: leave it out"
             )
         if np.ptp(column) <= 1e-12 * np.abs(column).max():
             raise InputError(f"series {name!r} is constant; leave it out")

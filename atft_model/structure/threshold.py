@@ -47,10 +47,11 @@ def choose_threshold(
     graphs: list[np.ndarray] = []
     values: list[float] = []
     dag = strongest_dag(instant)
+    past = np.abs(lagged)
     for level in GRID:
         # Nested: the strongest DAG above a level is the part above it of the strongest DAG.
         today = dag & (np.abs(instant) > level)
-        parents = np.concatenate([today.T, *(np.abs(lag).T > level for lag in lagged)], axis=1)
+        parents = np.concatenate([today.T, *(level < lag.T for lag in past)], axis=1)
         if graphs and (parents == graphs[-1]).all():
             values.append(values[-1])
         else:
