@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -29,6 +29,7 @@ class Fit:
     """Log determinant of the information matrix of the weights."""
 
 
+@runtime_checkable
 class Density(Protocol):
     """Fits one target on candidate columns; column c < targets is today's series c."""
 

@@ -264,7 +264,8 @@ def adjacency_routes(
 def _gradients(model: StructureModel) -> tuple[Tensor, Tensor]:
     """What the last backward pass left on the adjacency."""
     instant, lagged = model.instant.grad, model.lagged.grad
-    assert instant is not None and lagged is not None, "call backward first"
+    assert instant is not None
+    assert lagged is not None
     return instant, lagged
 
 

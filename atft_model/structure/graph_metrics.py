@@ -61,7 +61,7 @@ def cpdag(dag: Graph) -> Graph:
     changed = True
     while changed:
         changed = False
-        for a, b in np.argwhere(open_links & open_links.T):
+        for a, b in np.argwhere(open_links & open_links.T).tolist():
             if open_links[a, b] and open_links[b, a] and _must_point(open_links, linked, a, b):
                 open_links[b, a] = False
                 changed = True
