@@ -46,7 +46,7 @@ def pure_noise(seed: int, noise: simulate.Noise = "gaussian", series: int = 20) 
 def lingam(seed: int) -> Simulated:
     """ER2 without time, Laplace noise: only the noise's shape tells cause from effect."""
     rng = np.random.default_rng(seed)
-    dag = simulate.random_dag(rng, 20, 2, (0.5, 2.0))
+    dag = simulate.random_dag(rng, 20, 2.0, (0.5, 2.0))
     values = simulate.draw_noise(rng, "laplace", 1000, 20) @ np.linalg.inv(np.eye(20) - dag)
     return Simulated(values, dag, np.zeros((0, 20, 20)))
 
@@ -54,7 +54,7 @@ def lingam(seed: int) -> Simulated:
 def unequal_noise(seed: int, series: int = 20) -> Simulated:
     """ER2 as in the first row, but noise sizes differ by up to a factor of four."""
     rng = np.random.default_rng(seed)
-    dag = simulate.random_dag(rng, series, 2, (0.5, 2.0))
+    dag = simulate.random_dag(rng, series, 2.0, (0.5, 2.0))
     noise = rng.standard_normal((1000, series)) * rng.uniform(0.5, 2.0, series)
     return Simulated(
         noise @ np.linalg.inv(np.eye(series) - dag), dag, np.zeros((0, series, series))

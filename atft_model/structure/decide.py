@@ -53,7 +53,7 @@ def decide(
     crowd = 2 * config.extra_penalty * np.log(candidates - 1)
     scores = LocalScores(correlation, rows, np.log(rows) + crowd, targets)
     starts = list(orders or [])
-    starts += [tuple(rng.permutation(targets)) for _ in range(config.random_starts)]
+    starts += [tuple(rng.permutation(targets).tolist()) for _ in range(config.random_starts)]
     search = OrderSearch(scores)
     found = sorted((search.improve(start) for start in starts), key=lambda f: -f.score)
     distinct = {f.parents.tobytes(): f.parents for f in found}

@@ -57,7 +57,7 @@ class OrderSearch:
 
     def improve(self, start: tuple[int, ...]) -> Ordered:
         """Moves single series to their best places until none improves the score."""
-        order = [int(series) for series in start]
+        order = list(start)
         for _ in range(MAX_SWEEPS):
             moved = [self._move(order, series) for series in list(order)]
             if not any(moved):
@@ -189,7 +189,7 @@ def _grow(
         line = np.arange(len(active))
         gained = share[line, best]
         is_forced = gained >= 10.0
-        left = 1 - np.where(is_forced, 0.0, gained) / own[active]
+        left = 1 - np.where(is_forced, 0.0, gained) / np.maximum(own[active], COLLINEAR)
         pays = -scores.rows * np.log(np.maximum(left, COLLINEAR)) > scores.penalty
         go = (gained > 0) & (is_forced | pays)
         if not go.any():

@@ -61,6 +61,10 @@ class Climber:
             graph[target, list(parents)] = True
         return state.total, graph
 
+    def log_posterior(self, graph: Bool[np.ndarray, "targets candidates"]) -> float:
+        """Twice the log posterior of a given graph, up to a constant."""
+        return _State(self, [tuple(np.flatnonzero(row).tolist()) for row in graph]).total
+
     def fit(self, target: int, parents: Parents) -> Fit:
         """The remembered regression of ``target`` on ``parents``."""
         key = (target, parents)

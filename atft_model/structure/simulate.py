@@ -57,7 +57,7 @@ def random_dag(
 
 
 def er_gaussian(
-    seed: int, series: int = 20, rows: int = 1000, edges_per_node: float = 2
+    seed: int, series: int = 20, rows: int = 1000, edges_per_node: float = 2.0
 ) -> Simulated:
     """Independent rows of a linear Gaussian DAG, noise variance 1 everywhere, |weights| 0.5 to 2.
 
@@ -75,7 +75,7 @@ def var_with_dag(
     series: int = 20,
     times: int = 1000,
     noise: Noise = "gaussian",
-    edges_per_node: float = 2,
+    edges_per_node: float = 2.0,
     market: bool = False,
 ) -> Simulated:
     """A VAR(1) with an instantaneous DAG.

@@ -7,22 +7,31 @@ import pytest
 
 from atft_model.errors import InputError
 from atft_model.structure.checks import CHECKS, check_structure
-from atft_model.structure.config import BootstrapConfig, SearchConfig, StructureConfig
+from atft_model.structure.config import (
+    PRESETS,
+    BootstrapConfig,
+    GradientConfig,
+    SearchConfig,
+    StructureConfig,
+)
 from atft_model.structure.health import Truth
+from atft_model.structure.hidden_factor import find_hidden_factor
 from atft_model.structure.learn import learn_structure
 from atft_model.structure.record import Edge, read_record, write_record
-from atft_model.structure.series import Series
+from atft_model.structure.series import Series, make_table
 from atft_model.structure.simulate import er_gaussian, var_with_dag
 
 NAMES = tuple("abcdefgh")
 CONFIG = StructureConfig(
-    search=SearchConfig(random_starts=3), bootstrap=BootstrapConfig(resamples=8, shuffles=19)
+    gradient=GradientConfig(epochs_per_stage=5),
+    search=SearchConfig(random_starts=3),
+    bootstrap=BootstrapConfig(resamples=6, shuffles=19),
 )
 
 
 @pytest.fixture(scope="module")
 def record():
-    made = var_with_dag(2, 8, 500, edges_per_node=1)
+    made = var_with_dag(2, 8, 500, edges_per_node=1.0)
     series = Series(made.values, NAMES)
     return learn_structure(series, CONFIG, Truth(made.instant, made.lagged))
 
@@ -113,8 +122,6 @@ def test_clipping_that_never_ends_is_seen(record):
 
 def test_the_historical_recipe_fails_its_checks():
     made = er_gaussian(4, 8, 400)
-    from atft_model.structure.config import PRESETS
-
     gradient = replace(PRESETS["historical"]["gradient"], epochs_per_stage=10)
     config = StructureConfig(lags=0, decided_by="gradient", gradient=gradient)
     verdicts = check_structure(learn_structure(Series(made.values, NAMES), config))
@@ -123,14 +130,19 @@ def test_the_historical_recipe_fails_its_checks():
 
 
 def test_a_hidden_market_is_suspected_and_a_given_one_is_not():
-    made = var_with_dag(401, 20, 1000, market=True)
-    names = tuple(f"s{i}" for i in range(20))
-    quick = replace(
-        CONFIG,
-        bootstrap=BootstrapConfig(resamples=0, shuffles=0),
-    )
-    hidden = learn_structure(Series(made.values, names), quick)
-    given = learn_structure(Series(made.values, names, made.market[:, None], ("market",)), quick)
-    assert not CHECKS["no_hidden_factor"](hidden).passed
-    assert CHECKS["no_hidden_factor"](given).passed
-    assert CHECKS["no_hidden_factor"](given).severity == "WARN"
+    made = var_with_dag(401, 12, 600, edges_per_node=1.0, market=True)
+    names = tuple(f"s{i}" for i in range(12))
+    search = SearchConfig()
+    order = tuple(range(12))
+    hidden = make_table(Series(made.values, names), 1)
+    given = make_table(Series(made.values, names, made.market[:, None], ("market",)), 1)
+    assert find_hidden_factor(hidden, search, order).likely
+    assert not find_hidden_factor(given, search, order).likely
+
+
+def test_a_likely_hidden_factor_is_a_warning(record):
+    suspicion = {"likely": True, "bic_gain": 250.0, "driven_share": 0.9}
+    verdict = CHECKS["no_hidden_factor"](replace(record, hidden_factor=suspicion))
+    assert not verdict.passed
+    assert verdict.severity == "WARN"
+    assert "give the market as exogenous" in verdict.message

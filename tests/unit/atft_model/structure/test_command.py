@@ -24,7 +24,7 @@ def write_csv(path, values, names, dates=True):
 
 @pytest.fixture
 def data(tmp_path):
-    values = var_with_dag(21, 6, 300, edges_per_node=1).values
+    values = var_with_dag(21, 6, 300, edges_per_node=1.0).values
     values[5, 2] = np.nan
     return write_csv(tmp_path / "x.csv", values, "abcdef")
 

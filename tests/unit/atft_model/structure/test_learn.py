@@ -42,7 +42,7 @@ def test_a_known_graph_is_found(noise: Noise):
 
 
 def test_weights_are_those_that_made_the_data():
-    made = var_with_dag(12, 5, 4000)
+    made = var_with_dag(12, 5, 4000, edges_per_node=1.0)
     record = learn_structure(named(made.values), BARE, Truth(made.instant, made.lagged))
     spread = made.values.std(0)
     for edge in record.edges:
@@ -90,7 +90,7 @@ def test_the_truth_is_reported_and_never_used():
 
 
 def test_unsure_edges_are_not_kept():
-    made = var_with_dag(17, 8, 150, edges_per_node=1)
+    made = var_with_dag(17, 8, 150, edges_per_node=1.0)
     config = replace(BARE, bootstrap=BootstrapConfig(resamples=10, shuffles=0))
     record = learn_structure(named(made.values), config)
     assert record.threshold is not None
@@ -117,7 +117,7 @@ def test_no_links_within_noise():
 
 
 def test_order_puts_causes_first():
-    dag = random_dag(np.random.default_rng(20), 10, 2, (1.0, 1.0))
+    dag = random_dag(np.random.default_rng(20), 10, 2.0, (1.0, 1.0))
     order = topological_order(dag.T != 0)
     place = np.argsort(order)
     assert all(place[a] < place[b] for a, b in np.argwhere(dag))
