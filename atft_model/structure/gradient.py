@@ -130,7 +130,7 @@ def propose(
             lr=rate,
         )
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, mode="max", factor=config.plateau_factor,
+            optimizer, mode="max", threshold_mode="abs", factor=config.plateau_factor,
             patience=config.plateau_patience, cooldown=config.plateau_cooldown,
         )  # fmt: skip
         best_likelihood, waited = -math.inf, 0

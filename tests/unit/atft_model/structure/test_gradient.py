@@ -17,12 +17,12 @@ QUICK = GradientConfig(epochs_per_stage=6)
 
 @pytest.fixture(scope="module")
 def made():
-    return var_with_dag(1, 6, 500)
+    return var_with_dag(1, 8, 500, edges_per_node=1.0)
 
 
 @pytest.fixture(scope="module")
 def table(made):
-    return make_table(Series(made.values, tuple("abcdef")), 1)
+    return make_table(Series(made.values, tuple("abcdefgh")), 1)
 
 
 def trained_model() -> StructureModel:
@@ -103,7 +103,7 @@ def test_training_finds_structure_and_records_its_health(table, made):
     assert last.chance_p_value < 0.05
     assert last.shd_empty == int((made.instant != 0).sum())
     assert last.adjacency_gradient > 0
-    assert sorted(proposal.order) == list(range(6))
+    assert sorted(proposal.order) == list(range(8))
     assert [row.epoch for row in proposal.health] == list(range(len(proposal.health)))
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from atft_model.errors import InputError
+from atft_model.structure.confidence import edges_between
 from atft_model.structure.config import (
     BootstrapConfig,
     GradientConfig,
     SearchConfig,
     StructureConfig,
 )
-from atft_model.structure.confidence import edges_between
 from atft_model.structure.decide import decide, topological_order
 from atft_model.structure.health import Truth
 from atft_model.structure.learn import learn_structure
