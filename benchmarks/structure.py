@@ -132,9 +132,13 @@ def as_series(made: Simulated) -> Series:
     return Series(made.values, names, made.market[:, None], ("market",))
 
 
-def config_for(made: Simulated, preset: str, full: bool) -> StructureConfig:
+def config_for(
+    made: Simulated, preset: str, full: bool, effect_scale: float | None
+) -> StructureConfig:
     """The preset; without ``full`` no bootstrap and no shuffles (their cost is their number)."""
     config = StructureConfig(lags=len(made.lagged), **PRESETS[preset])
+    if effect_scale is not None:
+        config = replace(config, search=replace(config.search, effect_scale=effect_scale))
     if full:
         return config
     return replace(config, bootstrap=replace(config.bootstrap, resamples=0, shuffles=0))
@@ -164,10 +168,12 @@ def score(instant: np.ndarray, lagged: np.ndarray, made: Simulated) -> dict[str,
     }
 
 
-def run_case(name: str, seed: int, preset: str, full: bool) -> dict[str, float]:
+def run_case(
+    name: str, seed: int, preset: str, full: bool, effect_scale: float | None
+) -> dict[str, float]:
     """Learns one simulated case and scores it."""
     made = CASES[name](seed)
-    config = config_for(made, preset, full)
+    config = config_for(made, preset, full, effect_scale)
     started, cpu = time.perf_counter(), time.process_time()
     record = learn_structure(as_series(made), config, Truth(made.instant, made.lagged))
     row = score(*graph_of(record, config.lags), made)
@@ -228,6 +234,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="1000:1010", help="first:end")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="default")
     parser.add_argument("--full", action="store_true", help="with bootstrap and shuffles")
+    parser.add_argument("--effect-scale", type=float, help="0: extended BIC alone")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="folder for rows.json")
     parser.add_argument("--export", type=Path, help="write the cases for peers and stop")
@@ -242,12 +249,15 @@ def main() -> None:
         return score_peers(options.score)
     rows: list[dict[str, float]] = []
     for name in cases:
-        mine = [run_case(name, seed, options.preset, options.full) for seed in range(first, end)]
+        mine = [
+            run_case(name, seed, options.preset, options.full, options.effect_scale)
+            for seed in range(first, end)
+        ]
         print_row(f"{name} ({len(mine)})", mean_row(mine))
         rows += mine
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        facts = {"machine": platform.processor() or platform.machine(), "rows": rows,
+        facts = {"effect_scale": options.effect_scale, "machine": platform.processor() or platform.machine(), "rows": rows,
                  "threads": options.threads, "preset": options.preset}  # fmt: skip
         (options.out / "rows.json").write_text(json.dumps(facts, indent=1))
 
