@@ -257,8 +257,13 @@ def main() -> None:
         rows += mine
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        facts = {"effect_scale": options.effect_scale, "machine": platform.processor() or platform.machine(), "rows": rows,
-                 "threads": options.threads, "preset": options.preset}  # fmt: skip
+        facts = {
+            "machine": platform.processor() or platform.machine(),
+            "threads": options.threads,
+            "preset": options.preset,
+            "effect_scale": options.effect_scale,
+            "rows": rows,
+        }
         (options.out / "rows.json").write_text(json.dumps(facts, indent=1))
 
 
