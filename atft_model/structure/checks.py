@@ -13,7 +13,7 @@ from atft_model.structure.acyclicity import is_acyclic
 from atft_model.structure.record import StructureRecord
 
 MAX_LINKED_SHARE = 0.5
-CHANCE_LEVEL = 0.05
+CHANCE_LEVEL = 0.001
 MIN_CONFIDENCE, MIN_STABLE_SHARE = 0.5, 0.75
 ROUTE_FLOOR = 1e-8
 """Gradients and changes below this count as none; single precision leaves about 1e-7 of noise on
@@ -77,15 +77,15 @@ def adjacency_is_used(record: StructureRecord) -> Verdict:
 
 
 def not_at_chance(record: StructureRecord) -> Verdict:
-    """More edges between series than in series shifted against each other."""
+    """More edges between series than in any series shifted against each other, by far."""
     chance = record.chance
     if chance is None:
         return _not_measured("not_at_chance", "no shuffles were learned")
     most = max(chance["shuffled"], default=0)
     return Verdict(
-        "not_at_chance", chance["p_value"] <= CHANCE_LEVEL,
+        "not_at_chance", chance["edges"] > most and chance["p_value"] <= CHANCE_LEVEL,
         f"{chance['edges']} edges between series, at most {most} in {len(chance['shuffled'])} "
-        f"shuffles (p = {chance['p_value']:.3f}; expected at most {CHANCE_LEVEL})",
+        f"shuffles (p = {chance['p_value']:.4f}; expected at most {CHANCE_LEVEL})",
         {"edges": chance["edges"], "most_shuffled": most, "p_value": chance["p_value"]},
     )  # fmt: skip
 

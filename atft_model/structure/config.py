@@ -61,7 +61,7 @@ class BootstrapConfig:
     resamples: int = setting(30, "Block resamples; 0 leaves confidence unknown.")
     block_length: int = setting(20, "Consecutive days per block: volatility stays clustered.")
     shuffles: int = setting(
-        19, "Relearnings on series shifted against each other; 19 make a 5 % test."
+        19, "Relearnings on series shifted against each other: how many edges chance finds."
     )
 
 

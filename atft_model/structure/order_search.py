@@ -79,8 +79,9 @@ class OrderSearch:
         before = [(other, prefixes[i]) for i, other in enumerate(rest)]
         after = [(other, prefixes[i] | bit) for i, other in enumerate(rest)]
         own = [(series, prefix) for prefix in prefixes]
-        # Where the series stands now, later ones have seen it: if they did not want it, their
-        # choice without it is the same.
+        # Where the series stands now, later ones have seen it: if they did not want it, they are
+        # taken to choose the same without it. (Grow-shrink could differ in rare ties; the next
+        # sweep's scores are computed afresh for whatever is then still unknown.)
         for with_it, without in zip(after[here:], before[here:], strict=True):
             known = self._seen.get(with_it)
             if known is not None and not known[1] & bit:

@@ -88,6 +88,8 @@ ALL_PAIRS = tuple(edge(a, b) for i, a in enumerate(NAMES) for b in NAMES[i + 1 :
         ("edge_count_in_range", {"edges": (edge("a", "a", lag=1),)}, "0 edges between series"),
         ("edge_count_in_range", {"edges": ALL_PAIRS}, "28 of 28 pairs"),
         ("not_at_chance", {"chance": {"edges": 2, "shuffled": (1, 2, 0), "p_value": 0.5}}, "p = "),
+        ("not_at_chance", {"chance": {"edges": 2, "shuffled": (0, 1), "p_value": 0.09}}, "p = "),
+        ("not_at_chance", {"chance": {"edges": 9, "shuffled": (0, 9), "p_value": 0.0}}, "most 9"),
         ("not_at_chance", {"chance": None}, "not measured"),
         ("scale_invariant", {"rescaling": {"identical": False, "differing_edges": 3}}, "3 edges"),
         ("scale_invariant", {"rescaling": None}, "not measured"),

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from atft_model.errors import InputError
-from atft_model.structure.confidence import edges_between
+from atft_model.structure.confidence import edges_between, poisson_tail
 from atft_model.structure.config import (
     BootstrapConfig,
     GradientConfig,
@@ -114,6 +115,12 @@ def test_no_links_within_noise():
     table = make_table(named(values), 1)
     decision = decide(table, SearchConfig(random_starts=3), np.random.default_rng(0))
     assert edges_between(decision.parents) <= 2
+
+
+@pytest.mark.parametrize(("count", "rate"), [(0, 0.3), (2, 0.5), (46, 1.2)])
+def test_chance_tail_is_scipys_poisson(count, rate):
+    expected = stats.poisson(rate).sf(count - 1)
+    assert poisson_tail(count, rate) == pytest.approx(expected, abs=1e-12)
 
 
 def test_order_puts_causes_first():
