@@ -1,4 +1,7 @@
-"""``python -m atft_model``: train and predict from a panel and a graph, without Dagster."""
+"""``python -m atft_model``: train and predict from a panel and a graph, without Dagster.
+
+Also ``structure``: learn from a CSV of series which of them drive which.
+"""
 
 import argparse
 import json
@@ -11,6 +14,7 @@ from atft_model import settings
 from atft_model.config import PRESETS, from_dict, read_run_file, resolve
 from atft_model.errors import InputError
 from atft_model.process import die_with_parent, keep_freed_memory
+from atft_model.structure.config import PRESETS as STRUCTURE_PRESETS
 from atft_model.training.reporter import Reporter, open_reporter
 
 
@@ -64,6 +68,34 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     bench.add_argument("--json", type=Path, help="file for the result")
     bench.set_defaults(command=run_bench, die_with_parent=False)
+    structure = commands.add_parser("structure", help="learn which series drive which, from a CSV")
+    structure.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="CSV: a header, one row per "
+        "date, one column per series (a first column of dates is skipped)",
+    )
+    structure.add_argument("--out", type=Path, required=True, help="folder for the record")
+    structure.add_argument(
+        "--exogenous",
+        default="",
+        help="columns that drive and are not driven (the market), separated by commas",
+    )
+    structure.add_argument(
+        "--lags",
+        type=int,
+        help="days back that a series may act from (default 1; 0 for rows without time)",
+    )
+    structure.add_argument("--preset", choices=sorted(STRUCTURE_PRESETS), default="default")
+    structure.add_argument(
+        "--resamples", type=int, help="bootstrap resamples (default 30; 0: none)"
+    )
+    structure.add_argument("--seed", type=int, help="default 1337")
+    structure.add_argument("--sweep", action="store_true", help="first train the gradient stage "
+                           "over a grid of the four loss weights and take the best")  # fmt: skip
+    structure.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
+    structure.set_defaults(command=run_structure)
     return parser
 
 
@@ -129,6 +161,14 @@ def run_bench(options: argparse.Namespace, _: Reporter) -> int:
     if options.json:
         write_result(result, options.json)
     return 0
+
+
+def run_structure(options: argparse.Namespace, _: Reporter) -> int:
+    """``structure``: the record of a learned graph; exit code 1 when one of its checks fails."""
+    start_logging(options.out / "structure.log")
+    from atft_model.structure.command import learn_from_csv
+
+    return learn_from_csv(options)
 
 
 def start_logging(path: Path | None) -> None:

@@ -25,6 +25,7 @@ def build_schedule(
         factor=config.plateau_factor,
         patience=config.plateau_patience,
         cooldown=config.plateau_cooldown,
+        threshold_mode="abs",  # a relative threshold never stalls on negative values
     )
 
 
