@@ -20,7 +20,7 @@ _NORMAL_97_5 = 1.959963984540054  # two-sided 95 %
 _RELATIVE_SPREAD_FLOOR = 1e-12
 # Two-day returns, one per day, have a first autocorrelation of 1/2, five-day ones of 4/5. Daily
 # returns of real portfolios stay far below, so this much beyond its sampling error is overlap.
-_OVERLAP_AUTOCORRELATION = 0.3
+_OVERLAP_AUTOCORRELATION = 0.4
 _NORMAL = NormalDist()
 _EULER_GAMMA = 0.5772156649015329
 
@@ -172,9 +172,10 @@ def probabilistic_sharpe(
 ) -> float:
     """Probability that the true Sharpe ratio exceeds ``benchmark``.
 
-    Bailey and López de Prado (2012): with the daily ratio SR, its skewness g3 and kurtosis g4 (3 for a normal),
-    Phi((SR - SR*) sqrt(T - 1) / sqrt(1 - g3 SR + (g4 - 1)/4 SR^2)). Skewed and heavy-tailed returns
-    are allowed for, autocorrelation is not: that is what the interval of ``sharpe`` is for.
+    With the daily ratio SR, its skewness g3 and kurtosis g4 (3 for a normal), this is
+    Phi((SR - SR*) sqrt(T - 1) / sqrt(1 - g3 SR + (g4 - 1)/4 SR^2)) (Bailey and López de Prado
+    2012). Skewed and heavy-tailed returns are allowed for, autocorrelation is not: that is what the
+    interval of ``sharpe`` is for.
 
     Args:
         daily_returns: As in ``sharpe``.
