@@ -14,7 +14,7 @@ from atft_model.data.panel import Panel, fit_statistics
 
 ROUNDS = (10, 25, 50, 100)
 """Numbers of trees; the best on validation dates is taken."""
-MAX_ROWS = 200_000
+MAX_ROWS = 100_000
 """Training rows; above that, every second, third, ... date is used: neighbours hardly differ."""
 PARAMETERS = {
     "objective": "regression",
