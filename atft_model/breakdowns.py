@@ -103,14 +103,22 @@ def _by_group(result: ScorerResult, score: np.ndarray, part: TestPart) -> Iterat
 
 
 def _by_period(result: ScorerResult) -> Iterator[Row]:
+    """Years and months. A month is too short to estimate its own autocorrelations: all periods
+    take the long-run variance of the whole series, over their own number of dates."""
     returns, horizon = result.returns, result.horizon
+    whole = newey_west_mean(result.rank_ic, horizon=horizon)
+    per_date = whole.standard_error * np.sqrt(whole.T)
     for breakdown, unit in (("year", "Y"), ("month", "M")):
         periods = result.dates.astype(f"datetime64[{unit}]")
         of_returns = returns.dates.astype(f"datetime64[{unit}]")
         for period in np.unique(periods):
             name = str(period)
             series = result.rank_ic[periods == period]
-            yield _row(horizon, breakdown, name, "rank_ic", series)
+            series = series[np.isfinite(series)]
+            if series.size:
+                error = float(per_date / np.sqrt(series.size))
+                yield Row(horizon, breakdown, name, "rank_ic", float(series.mean()), error,
+                          int(series.size))  # fmt: skip
             mine = of_returns == period
             total = float(np.prod(1.0 + returns.net[mine]) - 1.0) if mine.any() else float("nan")
             yield Row(horizon, breakdown, name, "return_net", total, float("nan"), int(mine.sum()))

@@ -331,7 +331,7 @@ def _trade(
     bars = np.isfinite(daily_return) if rules.has_bar is None else rules.has_bar
     no_buying = ~bars if rules.can_buy is None else ~(bars & rules.can_buy)
     no_selling = ~bars if rules.can_sell is None else ~(bars & rules.can_sell)
-    hindrance = (no_buying | no_selling).any(axis=1)
+    hindrance = np.any(no_buying | no_selling, axis=1)
     steepness = _impact_steepness(rules)
     names = ("gross", "cost", "turnover", "exposure", "borrow", "impact",
              "impact_per_root_capital", "unfilled")  # fmt: skip
@@ -356,7 +356,7 @@ def _trade(
         result["gross"][day] = gross
         result["turnover"][day] = size.sum()
         result["exposure"][day] = np.abs(position).sum()
-        result["borrow"][day] = -position[position < 0].sum()
+        result["borrow"][day] = np.maximum(-position, 0.0).sum()
         if steepness is not None:
             per_root = config.impact * float(size**1.5 @ steepness[day - 1])
             result["impact_per_root_capital"][day] = per_root

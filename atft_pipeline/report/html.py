@@ -441,15 +441,15 @@ def _breakdowns(breakdowns: pl.DataFrame) -> list[_Breakdown]:
         rows = _wide(mine.filter(pl.col("breakdown") == breakdown))
         columns = [
             _Column(breakdown, lambda r: r["group"]),
-            _Column("rank IC ± s.e.", lambda r: _with_error(*r.get("rank_ic", _NOTHING)[:2], 4)),
-            _Column("t", lambda r: _number(_ratio(*r.get("rank_ic", _NOTHING)[:2]), 1)),
+            _Column("rank IC ± s.e.", lambda r: _with_error(*_pair(r, "rank_ic"), 4)),
+            _Column("t", lambda r: _number(_ratio(*_pair(r, "rank_ic")), 1)),
             _Column("dates", lambda r: _number(r.get("rank_ic", _NOTHING)[2], 0)),
         ]
         if breakdown == "year":
             columns += [
                 _Column("net return", lambda r: _percent(r.get("return_net", _NOTHING)[0])),
                 _Column("net Sharpe ± s.e.",
-                        lambda r: _with_error(*r.get("sharpe_net", _NOTHING)[:2], 2)),
+                        lambda r: _with_error(*_pair(r, "sharpe_net"), 2)),
             ]  # fmt: skip
         if rows:
             tables.append(_Breakdown(title, note, _numbers(columns, rows)))
@@ -467,6 +467,12 @@ def _breakdowns(breakdowns: pl.DataFrame) -> list[_Breakdown]:
 
 
 _NOTHING = (None, None, None)
+
+
+def _pair(row: dict[str, Any], metric: str) -> tuple[Any, Any]:
+    """Value and standard error of a metric, None where the group has none."""
+    value, error, _ = row.get(metric, _NOTHING)
+    return value, error
 
 
 def _wide(rows: pl.DataFrame) -> list[dict[str, Any]]:

@@ -249,7 +249,10 @@ def test_numbers_come_with_their_errors(html: str) -> None:
     text = _Page(html).text
     assert "0.1065 ± 0.0081" in text  # rank IC at 5 days
     assert "−0.61 ± 0.87" in text
-    assert "95 %: −2.33 to 1.10; gross 0.95" in text
+    assert "95 %: −2.31 to 1.09 (bootstrap), lag 5; gross 0.95" in text
+    assert "probability that it is above 1.17, the best of 12 by luck" in text
+    assert "Luck alone: 95 % of random scores end at a rank IC of −0.0081 to 0.0079" in text
+    assert "2.5 m" in text  # capacity
     assert "−12.3 %" in text  # no-break spaces are white space to the parser
     assert "1,234" in text
     assert "2,317" in text  # rows of quarantine, summed
@@ -282,7 +285,7 @@ def test_what_is_not_defined_reads_na(value: float | None) -> None:
 def test_a_rounded_zero_has_no_sign() -> None:
     horizons = _data().horizons.with_columns(sharpe_net=pl.lit(-0.001))
     text = _Page(render_report(replace(_data(), horizons=horizons))).text
-    assert "−0.00" not in text
+    assert not re.search(r"−0\.00\b", text)
     assert "0.00 ± 0.87" in text
 
 

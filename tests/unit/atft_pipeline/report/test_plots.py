@@ -14,9 +14,11 @@ from atft_pipeline.report.plots import (
     figure_to_png_data_uri,
     figure_to_svg,
     plot_cumulative_return,
+    plot_decay,
     plot_deciles,
     plot_gradients,
     plot_rank_ic,
+    plot_rank_ic_by_month,
     plot_scorers,
     plot_training,
     scorer_label,
@@ -164,3 +166,23 @@ def test_small_tables_are_drawn() -> None:
 def test_scorers_read_like_words() -> None:
     assert scorer_label("momentum_12_1") == "momentum 12-1"
     assert scorer_label("low_volatility_60d") == "low volatility 60d"
+
+
+def test_months_and_ages_are_drawn_with_their_intervals() -> None:
+    months = pl.DataFrame(
+        {"group": ["2014-02", "2014-01"], "value": [0.02, -0.01], "standard_error": [0.01, None]}
+    )
+    figure = plot_rank_ic_by_month(months)
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [-0.01, 0.02]
+    ages = pl.DataFrame(
+        {
+            "horizon": [1, 1, 5, 5],
+            "group": ["0", "10", "0", "10"],
+            "value": [0.03, 0.0, 0.05, 0.02],
+            "standard_error": [0.01] * 4,
+        }
+    )
+    figure = plot_decay(ages)
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["0", "10"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1 day", "5 days"]
