@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from atft_model.errors import InputError
 from atft_model.metrics.axes import require_same_shape, require_trading_dates
-from atft_model.metrics.rank_ic import MIN_STOCKS, average_ranks, rank_bounds
+from atft_model.metrics.rank_ic import MIN_STOCKS, average_ranks, date_blocks, rank_bounds
 
 _BASIS_POINT = 1e-4
 _DAYS_PER_YEAR = 252
@@ -149,6 +149,15 @@ def long_short_weights(
         min_stocks: A date with fewer scored stocks holds nothing.
     """
     require_same_shape("long_short_weights", score=score, tradable=tradable)
+    weights = np.empty(score.shape)
+    for block in date_blocks(score.shape):
+        weights[block] = _long_short_of_block(score[block], tradable[block], quantile, min_stocks)
+    return weights
+
+
+def _long_short_of_block(
+    score: np.ndarray, tradable: np.ndarray, quantile: float, min_stocks: int
+) -> np.ndarray:
     scored = tradable & np.isfinite(score)
     count = scored.sum(axis=1, keepdims=True)
     # The nudge keeps 0.1 * 30 at 3 whichever way the product is rounded.

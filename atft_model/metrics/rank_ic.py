@@ -32,7 +32,7 @@ def rank_bounds(
     """
     values = np.asarray(values, dtype=np.float64)
     lowest, highest = np.empty_like(values), np.empty_like(values)
-    for block in _date_blocks(values.shape):
+    for block in date_blocks(values.shape):
         lowest[block], highest[block] = _rank_bounds_of_block(values[block])
     return lowest, highest
 
@@ -43,7 +43,7 @@ def average_ranks(
     """Rank within each date, 1 = smallest; ties share their average rank; NaN stays NaN."""
     values = np.asarray(values, dtype=np.float64)
     ranks = np.empty_like(values)
-    for block in _date_blocks(values.shape):
+    for block in date_blocks(values.shape):
         ranks[block] = _average_ranks_of_block(values[block])
     return ranks
 
@@ -71,7 +71,7 @@ def rank_ic(
     """
     require_same_shape("rank_ic", score=score, forward_return=forward_return, valid=valid)
     result = np.empty(score.shape[0])
-    for block in _date_blocks(score.shape):
+    for block in date_blocks(score.shape):
         x, y, usable = _usable_pairs(score[block], forward_return[block], valid[block])
         result[block] = _rank_correlation(
             _average_ranks_of_block(x), _average_ranks_of_block(y), usable, min_stocks
@@ -88,7 +88,7 @@ def ic(
     """Pearson correlation of score and forward return per date; NaN by the rules of ``rank_ic``."""
     require_same_shape("ic", score=score, forward_return=forward_return, valid=valid)
     result = np.empty(score.shape[0])
-    for block in _date_blocks(score.shape):
+    for block in date_blocks(score.shape):
         x, y, usable = _usable_pairs(score[block], forward_return[block], valid[block])
         result[block] = _correlation(x, y, usable, min_stocks)
     return result
@@ -117,7 +117,7 @@ def hit_rate(
     """
     require_same_shape("hit_rate", score=score, forward_return=forward_return, valid=valid)
     result = np.full(score.shape[0], np.nan)
-    for block in _date_blocks(score.shape):
+    for block in date_blocks(score.shape):
         x, y, usable = _usable_pairs(score[block], forward_return[block], valid[block])
         defined = _defined(x, y, usable, min_stocks)
         x, y, usable = x[defined], y[defined], usable[defined]
@@ -170,7 +170,7 @@ def decile_returns(
     if deciles < 2:
         raise InputError(f"decile_returns: deciles = {deciles}, expected 2 or more")
     result = np.full((score.shape[0], deciles), np.nan)
-    for block in _date_blocks(score.shape):
+    for block in date_blocks(score.shape):
         x, y, usable = _usable_pairs(score[block], forward_return[block], valid[block])
         defined = _defined(x, y, usable, min_stocks)
         x, y, usable = x[defined], y[defined], usable[defined]
@@ -189,7 +189,8 @@ def decile_returns(
     return result
 
 
-def _date_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+def date_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Slices of whole dates whose arrays stay in the processor's cache."""
     if len(shape) != 2:
         raise InputError(f"ranks: an array of shape {shape}, expected [dates, stocks]")
     dates, stocks = shape
@@ -232,8 +233,9 @@ def _in_ascending_order(sortable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """``argsort`` along the stocks and the values in that order; equal values in any order.
 
     Each value's lowest bits are replaced by its position, so that one sort of plain numbers, which
-    takes half the time of an ``argsort``, brings the positions along. Where two values differ in those bits alone, or are too large for it, the
-    result may be out of order: it is looked at, and such dates are sorted again by ``argsort``.
+    takes half the time of an ``argsort``, brings the positions along. Where two values differ in
+    those bits alone, or are too large for it, the result may be out of order: it is looked at, and
+    such dates are sorted again by ``argsort``.
     """
     stocks = sortable.shape[1]
     mask = np.int64((1 << max(stocks - 1, 1).bit_length()) - 1)
