@@ -181,7 +181,7 @@ def evaluation_path_equals_training_path(
     return Outcome(
         "evaluation_path_equals_training_path",
         all(gap <= PATH_TOLERANCE for gap in gaps.values()),
-        f"validation rank IC at {worst} days {found[worst]:.4f}, training recorded "
+        f"{worst}-day validation rank IC {found[worst]:.4f}, training recorded "
         f"{best[f'val_rank_ic_{worst}d']:.4f}",
         f"a difference of at most {PATH_TOLERANCE:g} at every horizon",
         numbers=_finite({f"gap_{h}d": gap for h, gap in gaps.items()}),

@@ -266,12 +266,13 @@ def _range(low: Any, high: Any, digits: int) -> str:
 
 
 def _money(value: Any) -> str:
-    """Two digits in thousands, millions or billions of the data's currency."""
+    """In thousands, millions or billions of the data's currency."""
     if value is None or not math.isfinite(value):
         return NOT_AVAILABLE
     for size, letter in ((1e9, "bn"), (1e6, "m"), (1e3, "k")):
         if value >= size:
-            return f"{value / size:.2g}\N{NO-BREAK SPACE}{letter}"
+            share = value / size
+            return _number(share, 0 if share >= 10 else 1, f"\N{NO-BREAK SPACE}{letter}")
     return _number(value, 0)
 
 
@@ -533,7 +534,7 @@ def _figures(data: ReportData) -> dict[str, _Figure]:
             "Model among the baselines",
             figure_to_svg(plot_scorers(data.horizons, h)) if has_scorers else None,
             "Points with 95 % intervals, best rank IC first. An interval that covers zero is no "
-            "evidence of skill.",
+            "evidence of skill. Grey: where 95 % of random scores end.",
         ),
         "deciles": _Figure(
             "Return by score decile",

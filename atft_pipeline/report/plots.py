@@ -172,6 +172,8 @@ def plot_scorers(horizons: pl.DataFrame, horizon: int) -> "Figure":
                     color=colour,
                     elinewidth=size / 3,
                 )
+            for low, high in _luck(rows, value):
+                axes.axvspan(low, high, color=MUTED, alpha=0.14, lw=0)
             axes.axvline(0.0, color=MUTED, lw=0.8)
             axes.grid(axis="y", visible=False)
             axes.grid(axis="x", visible=True)
@@ -182,6 +184,16 @@ def plot_scorers(horizons: pl.DataFrame, horizon: int) -> "Figure":
             if is_model:
                 label.set(color=MODEL_COLOUR, fontweight="bold")
     return figure
+
+
+def _luck(rows: pl.DataFrame, figure: str) -> list[tuple[float, float]]:
+    """The band of random scores, once; none where none were drawn."""
+    ends = [f"{figure}_band_low", f"{figure}_band_high"]
+    if not set(ends) <= set(rows.columns):
+        return []
+    low, high = (_floats(rows, end) for end in ends)
+    known = np.isfinite(low) & np.isfinite(high)
+    return [(float(a), float(b)) for a, b in zip(low[known], high[known], strict=True)][:1]
 
 
 def plot_deciles(deciles: pl.DataFrame) -> "Figure":

@@ -137,4 +137,4 @@ def test_scores_of_another_path_than_trainings_are_refused(found, holds) -> None
     outcome = evaluation_path_equals_training_path(found, RECORD)
     assert outcome.passed is holds
     if found[5] == 0.040:
-        assert outcome.figure == "validation rank IC at 5 days 0.0400, training recorded 0.0520"
+        assert outcome.figure == "5-day validation rank IC 0.0400, training recorded 0.0520"

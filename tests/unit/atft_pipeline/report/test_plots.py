@@ -186,3 +186,17 @@ def test_months_and_ages_are_drawn_with_their_intervals() -> None:
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert labels == ["0", "10"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1 day", "5 days"]
+
+
+def test_the_band_of_random_scores_is_drawn_where_it_is_known() -> None:
+    rows = pl.DataFrame(
+        {
+            "scorer": ["model", "random"], "horizon": [5, 5], "rank_ic": [0.03, 0.0],
+            "rank_ic_se": [0.01, 0.01], "sharpe_net": [1.0, -1.0], "sharpe_se": [0.5, 0.5],
+            "rank_ic_band_low": [None, -0.007], "rank_ic_band_high": [None, 0.006],
+        }
+    )  # fmt: skip
+    with_band, without = plot_scorers(rows, 5).axes
+    (band,) = with_band.patches
+    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((-0.007, 0.006))
+    assert len(without.patches) == 0
