@@ -150,6 +150,7 @@ def evaluation(
     baselines: pl.DataFrame, trained_model: Path, panel: Path, prices: pl.DataFrame,
 ) -> Iterator[Any]:  # fmt: skip
     """Verifies the evidence first, then computes, judges and reports."""
+    from atft_model.run import count_trials
     from atft_model.training.checkpoint import load_weights, weights_hash
 
     options = context.op_execution_context.op_config
@@ -167,7 +168,7 @@ def evaluation(
         yield from (outcome.result("evaluation") for outcome in integrity)
         return
     config = build(EvaluationConfig, options.get("portfolio", {}))
-    trials = len(storage.ledger.read_text().splitlines())
+    trials = count_trials(storage.ledger)
     part = cut_test_part(opened, config, market_facts(prices, opened), trials)
     identity = {"run_id": record["run_id"], "checkpoint_hash": found, "panel_hash": opened.hash}
     done = evaluated(predictions, baselines, part, record, context.log.info)

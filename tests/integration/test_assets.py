@@ -386,6 +386,13 @@ def test_a_shuffle_that_does_not_shuffle_is_caught(whole_copy, run, monkeypatch)
     assert exit_code(result) == 1
 
 
+def test_without_the_ledger_no_sharpe_is_judged(whole_copy, run):
+    (whole_copy / DATA_SET / "trial_ledger.jsonl").unlink()
+    result = run("evaluation", whole_copy)
+    assert "the trial ledger lacks the run that is judged" in failures(result)[0]
+    assert exit_code(result) == 1
+
+
 def test_prices_of_another_panel_are_refused(whole_copy, run):
     path = whole_copy / DATA_SET / "prices.parquet"
     pl.read_parquet(path).head(-100).write_parquet(path)
