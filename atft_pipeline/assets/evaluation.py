@@ -53,6 +53,8 @@ from atft_pipeline.storage import Storage
 from atft_pipeline.transforms.boosted_trees import boosted_trees
 from atft_pipeline.transforms.market_facts import market_facts, on_panel
 
+CONTROL_SCORES = "random_graph_predictions"
+"""Table of the test dates' scores by the same checkpoint with a random graph."""
 RANDOM = "random"
 SKILL = ("sharpe_above_threshold", "sharpe_significant", "rank_ic_positive",
          "rank_ic_above_baselines")  # fmt: skip
@@ -89,8 +91,12 @@ def predictions(
         frame = pl.read_parquet(out)
     finally:
         out.unlink(missing_ok=True)
+    frame = frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
+    # Beside the model's scores, not among them: who queries predictions means the model.
+    is_model = pl.col("scorer") == MODEL
+    storage.write_table(CONTROL_SCORES, frame.filter(~is_model))
     # An op that uses Pipes has to hand over events.
-    return dg.Output(frame.with_columns(pl.col(pl.Categorical).cast(pl.String)))
+    return dg.Output(frame.filter(is_model))
 
 
 @dg.asset(
@@ -158,8 +164,10 @@ def evaluation(
     opened, folder = read_panel(panel), current_run(trained_model)
     record = json.loads((folder / "run.json").read_text())
     found = weights_hash(load_weights(folder / "best.pt"))
+    scores = {"predictions": predictions,
+              CONTROL_SCORES: storage.read_table(CONTROL_SCORES, "evaluation")}  # fmt: skip
     integrity = [
-        evidence_matches_checkpoint(predictions, baselines, record, found, opened.hash),
+        evidence_matches_checkpoint(scores, baselines, record, found, opened.hash),
         evaluation_path_equals_training_path(
             validation_rank_ics(predictions, opened, folder), record
         ),
@@ -171,7 +179,8 @@ def evaluation(
     trials = count_trials(storage.ledger)
     part = cut_test_part(opened, config, market_facts(prices, opened), trials)
     identity = {"run_id": record["run_id"], "checkpoint_hash": found, "panel_hash": opened.hash}
-    done = evaluated(predictions, baselines, part, record, context.log.info)
+    everyone = pl.concat(scores.values())
+    done = evaluated(everyone, baselines, part, record, context.log.info)
     table = figures_table(done.results, identity)
     integrity += [
         metrics_not_identical_to_previous_run(table, previous_evaluation(storage)),

@@ -222,7 +222,7 @@ def _lower_bound(
 
 
 def evidence_matches_checkpoint(
-    predictions: pl.DataFrame,
+    scores: Mapping[str, pl.DataFrame],
     baselines: pl.DataFrame,
     record: Mapping[str, Any],
     weights_hash: str,
@@ -231,6 +231,7 @@ def evidence_matches_checkpoint(
     """Scores, weights on disk, run record and panel all belong together.
 
     Args:
+        scores: Tables of the model's scores by name.
         weights_hash: Recomputed from the checkpoint file just now.
         panel_hash: Recomputed from the panel's files just now.
     """
@@ -240,9 +241,10 @@ def evidence_matches_checkpoint(
         "panel_hash": panel_hash,
     }
     faults = [
-        f"predictions: {column} is {found}, expected {value}"
+        f"{table}: {column} is {found}, expected {value}"
+        for table, frame in scores.items()
         for column, value in expected.items()
-        if (found := predictions[column].unique().sort().to_list()) != [value]
+        if (found := frame[column].unique().sort().to_list()) != [value]
     ]
     if baselines["panel_hash"].unique().to_list() != [panel_hash]:
         faults.append("baselines are of another panel")

@@ -268,6 +268,15 @@ def test_predictions_of_another_run_are_refused(whole_copy, run, column):
     assert contents(root) == good
 
 
+def test_a_control_of_another_run_is_refused(whole_copy, run):
+    path = whole_copy / DATA_SET / "random_graph_predictions.parquet"
+    rewrite(path, checkpoint_hash=pl.lit("another"))
+    result = run("evaluation", whole_copy)
+    words = figure(result, "evaluation:evidence_matches_checkpoint")
+    assert words.startswith("random_graph_predictions: checkpoint_hash is ['another']")
+    assert exit_code(result) == 1
+
+
 def test_predictions_mixed_from_two_runs_are_refused(whole_copy, run):
     path = whole_copy / DATA_SET / "predictions.parquet"
     mixed = pl.when(pl.int_range(pl.len()) == 0).then(pl.lit("another")).otherwise("run_id")
