@@ -255,7 +255,7 @@ def evidence_matches_checkpoint(
     return Outcome(
         "evidence_matches_checkpoint",
         not faults,
-        "; ".join(faults[:2])
+        "; ".join(faults[:3])
         or f"run {record['run_id']}, weights {weights_hash}, panel {panel_hash}",
         "one run, one checkpoint, one panel",
         numbers={"mismatches": len(faults)},
