@@ -56,6 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--graph", type=Path, required=True, help="stock graph folder")
     predict.add_argument("--out", type=Path, required=True, help="Parquet file to write")
     predict.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    predict.add_argument("--random-graph", action="store_true", help="score the test dates with "
+                         "a random graph too, as a control")  # fmt: skip
     predict.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     predict.set_defaults(command=run_predict)
 
@@ -133,7 +135,7 @@ def run_predict(options: argparse.Namespace, reporter: Reporter) -> int:
 
     from atft_model.run import predict
 
-    table = predict(options.run, options.panel, options.graph, options.device)
+    table = predict(options.run, options.panel, options.graph, options.device, options.random_graph)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     temporary = options.out.with_name(f".{options.out.name}.{os.getpid()}.tmp")
     pq.write_table(table, temporary)

@@ -67,7 +67,7 @@ def ridge(panel: Panel, horizon: int) -> Float[np.ndarray, "dates stocks"]:
     width = len(panel.feature_names)
     gram, moment, rows = np.zeros((width, width)), np.zeros(width), 0
     for day in range(first, last):
-        features, target = _day(panel, statistics, day), panel.targets[day, :, index]
+        features, target = day_features(panel, statistics, day), panel.targets[day, :, index]
         use = panel.tradable[day] & np.isfinite(target)
         if use.sum() < 2:
             continue
@@ -79,10 +79,12 @@ def ridge(panel: Panel, horizon: int) -> Float[np.ndarray, "dates stocks"]:
     best, best_ic = np.zeros(width), -np.inf
     for penalty in RIDGE_PENALTIES:
         weights = np.linalg.solve(gram + penalty * max(rows, 1) * np.eye(width), moment)
-        found = _validation_rank_ic(panel, statistics, weights, index)
+        found = validation_rank_ic(panel, index, lambda x, w=weights: x @ w, statistics)
         if found > best_ic:
             best, best_ic = weights, found
-    score = np.stack([_day(panel, statistics, day) @ best for day in range(len(panel.dates))])
+    score = np.stack(
+        [day_features(panel, statistics, day) @ best for day in range(len(panel.dates))]
+    )
     return np.where(panel.observed, score, np.nan)
 
 
@@ -114,7 +116,7 @@ def baseline_scores(
     return scores
 
 
-def _day(panel: Panel, statistics: TimeSeriesStatistics, day: int) -> np.ndarray:
+def day_features(panel: Panel, statistics: TimeSeriesStatistics, day: int) -> np.ndarray:
     """One date's normalized features, unknown ones 0. float64 [stocks, features]"""
     columns = panel.time_series_columns()
     features = np.array(panel.features[day], dtype=np.float64)
@@ -123,11 +125,13 @@ def _day(panel: Panel, statistics: TimeSeriesStatistics, day: int) -> np.ndarray
     return np.nan_to_num(features)
 
 
-def _validation_rank_ic(
-    panel: Panel, statistics: TimeSeriesStatistics, weights: np.ndarray, index: int
-) -> float:
+def validation_rank_ic(
+    panel: Panel, index: int, predict: Callable[[np.ndarray], np.ndarray],
+    statistics: TimeSeriesStatistics,
+) -> float:  # fmt: skip
+    """Mean rank IC of a fitted function of the features on validation dates; -inf if undefined."""
     days = range(*panel.split.validation)
-    score = np.stack([_day(panel, statistics, day) @ weights for day in days])
+    score = np.stack([predict(day_features(panel, statistics, day)) for day in days])
     target = np.asarray(panel.targets[days.start : days.stop, :, index], dtype=np.float64)
     valid = np.asarray(panel.tradable[days.start : days.stop]) & np.isfinite(target)
     daily = rank_ic(score, target, valid, min_stocks=20)

@@ -33,6 +33,7 @@ from atft_model.data.batches import (
 from atft_model.data.graph import StockGraph, read_graph
 from atft_model.data.normalizer import TimeSeriesStatistics
 from atft_model.data.panel import Panel, check_axes, fit_statistics, read_panel
+from atft_model.data.random_graph import random_graph
 from atft_model.data.splits import assert_purged
 from atft_model.errors import InputError
 from atft_model.losses.total import TrainingLoss
@@ -275,13 +276,19 @@ def open_run(folder: Path) -> TrainedRun:
     )
 
 
-def predict(folder: Path, panel_folder: Path, graph_folder: Path, device: str = "auto") -> pa.Table:
+def predict(
+    folder: Path, panel_folder: Path, graph_folder: Path, device: str = "auto",
+    with_random_graph: bool = False,
+) -> pa.Table:  # fmt: skip
     """Scores of every validation and test date by the run's best weights.
+
+    Args:
+        with_random_graph: Also score the test dates with a random graph, as a control.
 
     Returns:
         One row per (date, code, horizon): run_id, checkpoint_hash, panel_hash, part (validation or
-        test), scorer ("model"), score (the median) and the quantiles ``q05``, ``q25``, ...; in
-        units of the scaled, demeaned target.
+        test), scorer ("model", or "model_random_graph"), score (the median) and the quantiles
+        ``q05``, ``q25``, ...; in units of the scaled, demeaned target.
 
     Raises:
         InputError: damaged run, or a panel with other features than the run was trained on.
@@ -291,21 +298,33 @@ def predict(folder: Path, panel_folder: Path, graph_folder: Path, device: str = 
     check_axes(panel, run.record["features"], f"run {folder.name}")
     graph = read_graph(graph_folder, panel)
     where = choose_device(device)
-    data = DevicePanel(panel, graph, run.statistics, run.scale, run.config.model.lookback, where)
     model = ATFT(run.config.model, model_shape(panel)).to(where)
     model.load_state_dict(dict(run.weights))
-    first = panel.split.validation[0]
+    quantiles = quantiles_from(panel.split.validation[0], run, model, panel, graph, where)
+    table = score_table(run, panel, quantiles, "model")
+    if not with_random_graph:
+        return table
+    rewired = random_graph(graph)
+    quantiles = quantiles_from(panel.split.test[0], run, model, panel, rewired, where)
+    control = score_table(run, panel, quantiles, "model_random_graph")
+    return pa.concat_tables([table, control]).unify_dictionaries()
+
+
+def quantiles_from(
+    first: int, run: TrainedRun, model: ATFT, panel: Panel, graph: StockGraph, where: torch.device
+) -> np.ndarray:
+    """Predicted quantiles of every date from position ``first`` on; NaN before."""
+    data = DevicePanel(panel, graph, run.statistics, run.scale, run.config.model.lookback, where)
     dates = data.scorable.any(dim=1).cpu().numpy()
     dates[:first] = False
     windows = float(data.scorable[first:].sum(dim=1).float().mean())
     training = run.config.training
     runs = runs_per_batch(training.batch_windows, training.run_length, windows)
     log.info("scoring %d dates of %d stocks", int(dates.sum()), len(panel.codes))
-    quantiles, _ = predict_quantiles(model, data, dates, run.config, runs)
-    return score_table(run, panel, quantiles)
+    return predict_quantiles(model, data, dates, run.config, runs)[0]
 
 
-def score_table(run: TrainedRun, panel: Panel, quantiles: np.ndarray) -> pa.Table:
+def score_table(run: TrainedRun, panel: Panel, quantiles: np.ndarray, scorer: str) -> pa.Table:
     """[dates, stocks, horizons, quantiles] as rows, with the identity of what made them."""
     date, stock, horizon = np.nonzero(np.isfinite(quantiles).all(axis=-1))
     values = quantiles[date, stock, horizon]
@@ -319,7 +338,7 @@ def score_table(run: TrainedRun, panel: Panel, quantiles: np.ndarray) -> pa.Tabl
         "run_id": named(run.record["run_id"]),
         "checkpoint_hash": named(run.record["checkpoint_hash"]),
         "panel_hash": named(panel.hash),
-        "scorer": named("model"),
+        "scorer": named(scorer),
         "part": pa.DictionaryArray.from_arrays(
             pa.array(test[date].astype(np.int32)), ["validation", "test"]
         ),

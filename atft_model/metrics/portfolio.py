@@ -2,7 +2,8 @@
 
 Timing. A signal is known at the close of day t and entered ``execution_lag`` days later, at the
 close of t+1 by default, so it earns the returns of the days t+2 ... t+1+horizon. The return of
-day d is that from close d-1 to close d.
+day d is that from close d-1 to close d. With returns from open to open instead, the same lag enters
+at the open of t+1, and the same days count.
 
 Weights are fractions of capital. Standard errors of what comes out are in ``inference.py``.
 """
@@ -14,9 +15,10 @@ from jaxtyping import Bool, Float
 
 from atft_model.errors import InputError
 from atft_model.metrics.axes import require_same_shape, require_trading_dates
-from atft_model.metrics.rank_ic import MIN_STOCKS, rank_bounds
+from atft_model.metrics.rank_ic import MIN_STOCKS, average_ranks, date_blocks, rank_bounds
 
 _BASIS_POINT = 1e-4
+_DAYS_PER_YEAR = 252
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,12 @@ class PortfolioConfig:
         cost_bp: Cost of trading, one way, in basis points of the traded notional.
         execution_lag: Trading days from the signal's close to the entry's close.
         min_stocks: A date with fewer scored stocks holds nothing.
+        borrow_bp: Cost of borrowing, in basis points of the shorted notional a year.
+        capital: In the currency of the traded value; 0 trades without impact.
+        impact: Y of the square-root law: a trade of the share q of a day's traded value moves the
+            price by Y times the daily volatility times the root of q. Near 1 in every market that
+            was measured (Tóth and others 2011).
+        delisting_return: Return of a position after its stock's last bar.
     """
 
     horizon: int
@@ -36,6 +44,10 @@ class PortfolioConfig:
     cost_bp: float = 10.0
     execution_lag: int = 1
     min_stocks: int = MIN_STOCKS
+    borrow_bp: float = 0.0
+    capital: float = 0.0
+    impact: float = 1.0
+    delisting_return: float = 0.0
 
     def __post_init__(self) -> None:
         if self.horizon < 1:
@@ -45,12 +57,45 @@ class PortfolioConfig:
                 f"PortfolioConfig: quantile = {self.quantile}, expected above 0 and at most 0.5; "
                 "0.1 is a decile"
             )
-        if not (np.isfinite(self.cost_bp) and self.cost_bp >= 0.0):
-            raise InputError(f"PortfolioConfig: cost_bp = {self.cost_bp}, expected 0 or more")
+        for name in ("cost_bp", "borrow_bp", "capital", "impact"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value >= 0.0):
+                raise InputError(f"PortfolioConfig: {name} = {value}, expected 0 or more")
         if self.execution_lag < 0:
             raise InputError(
                 f"PortfolioConfig: execution_lag = {self.execution_lag}, expected 0 or more days"
             )
+        if not -1.0 <= self.delisting_return <= 1.0:
+            raise InputError(
+                f"PortfolioConfig: delisting_return = {self.delisting_return}, expected from -1 "
+                "(worth nothing) to 1"
+            )
+
+
+@dataclass(frozen=True)
+class TradingRules:
+    """What the market lets a portfolio do, [dates, stocks]; None: as the field says.
+
+    Attributes:
+        has_bar: Whether the stock traded on the day; None: where its return is finite.
+        can_buy, can_sell: Whether the day's price takes buyers, sellers; at an upper price limit
+            nobody sells. None: wherever there is a bar.
+        delisted: The first day after the last bar of a stock that left the market; None: no stock
+            ever left.
+        volatility: Standard deviation of the daily return, as known at the close.
+        traded_value: Of a usual day, in currency, as known at the close. Without these two there
+            is no impact and no capacity.
+    """
+
+    has_bar: Bool[np.ndarray, "dates stocks"] | None = None
+    can_buy: Bool[np.ndarray, "dates stocks"] | None = None
+    can_sell: Bool[np.ndarray, "dates stocks"] | None = None
+    delisted: Bool[np.ndarray, "dates stocks"] | None = None
+    volatility: Float[np.ndarray, "dates stocks"] | None = None
+    traded_value: Float[np.ndarray, "dates stocks"] | None = None
+
+
+NO_RULES = TradingRules()
 
 
 @dataclass(frozen=True)
@@ -60,10 +105,16 @@ class PortfolioReturns:
     Attributes:
         dates: ``datetime64`` trading days on which all cohorts run.
         gross: Return from the previous close to this one, before costs.
-        cost: Cost of the trades at the previous close that set up the day's position.
+        cost: Cost of the trades at the previous close that set up the day's position, impact
+            included, and of a day's borrowing.
         net: Return after costs.
         turnover: Notional traded at the previous close, buys and sells added up.
         exposure: Notional held over the day, long and short added up; 2 is fully invested.
+        borrow: The part of the cost that is borrowing.
+        impact: The part of the cost that is impact.
+        impact_per_root_capital: Impact of the same trades with a capital of 1; it grows with the
+            root of the capital. NaN where volatility or traded value were not given.
+        unfilled: Notional that was wanted at the previous close and could not be traded.
     """
 
     dates: np.ndarray
@@ -72,6 +123,10 @@ class PortfolioReturns:
     net: Float[np.ndarray, " dates"]
     turnover: Float[np.ndarray, " dates"]
     exposure: Float[np.ndarray, " dates"]
+    borrow: Float[np.ndarray, " dates"]
+    impact: Float[np.ndarray, " dates"]
+    impact_per_root_capital: Float[np.ndarray, " dates"]
+    unfilled: Float[np.ndarray, " dates"]
 
 
 def long_short_weights(
@@ -94,6 +149,15 @@ def long_short_weights(
         min_stocks: A date with fewer scored stocks holds nothing.
     """
     require_same_shape("long_short_weights", score=score, tradable=tradable)
+    weights = np.empty(score.shape)
+    for block in date_blocks(score.shape):
+        weights[block] = _long_short_of_block(score[block], tradable[block], quantile, min_stocks)
+    return weights
+
+
+def _long_short_of_block(
+    score: np.ndarray, tradable: np.ndarray, quantile: float, min_stocks: int
+) -> np.ndarray:
     scored = tradable & np.isfinite(score)
     count = scored.sum(axis=1, keepdims=True)
     # The nudge keeps 0.1 * 30 at 3 whichever way the product is rounded.
@@ -105,6 +169,48 @@ def long_short_weights(
     places_below = np.clip(np.minimum(highest, n) - (lowest - 1.0), 0.0, None)
     weights = (places_above - places_below) / (ties * np.maximum(n, 1.0))
     return np.where(scored & (n >= 1.0), weights, 0.0)
+
+
+def rank_weights(
+    score: Float[np.ndarray, "dates stocks"],
+    tradable: Bool[np.ndarray, "dates stocks"],
+    min_stocks: int = MIN_STOCKS,
+) -> Float[np.ndarray, "dates stocks"]:
+    """Every scored stock, by its rank less the middle rank: 1 of capital long, 1 short.
+
+    The whole ranking counts, not its edges alone. Ties share their average rank; a constant score
+    holds nothing, and neither does a date with fewer than ``min_stocks`` scored stocks.
+    """
+    require_same_shape("rank_weights", score=score, tradable=tradable)
+    scored = tradable & np.isfinite(score)
+    count = scored.sum(axis=1, keepdims=True)
+    ranks = average_ranks(np.where(scored, score, np.nan))
+    centred = np.where(scored, ranks - (count + 1) / 2, 0.0)
+    side = np.abs(centred).sum(axis=1, keepdims=True) / 2
+    enough = (count >= min_stocks) & (side > 0)
+    return np.where(enough, centred / np.where(side > 0, side, 1.0), 0.0)
+
+
+def top_weights(
+    score: Float[np.ndarray, "dates stocks"],
+    tradable: Bool[np.ndarray, "dates stocks"],
+    stocks: int,
+    min_stocks: int = MIN_STOCKS,
+) -> Float[np.ndarray, "dates stocks"]:
+    """Long-only: equal weights on the ``stocks`` highest scores of each date.
+
+    Stocks that tie across the edge share its remaining places, so a constant score holds the
+    market. A date with fewer than ``min_stocks`` or ``stocks`` scored stocks holds nothing.
+    """
+    require_same_shape("top_weights", score=score, tradable=tradable)
+    if stocks < 1:
+        raise InputError(f"top_weights: stocks = {stocks}, expected 1 or more")
+    scored = tradable & np.isfinite(score)
+    count = scored.sum(axis=1, keepdims=True)
+    lowest, highest = rank_bounds(np.where(scored, score, np.nan))
+    places = np.clip(highest - np.maximum(lowest - 1.0, count - stocks), 0.0, None)
+    weights = places / ((highest - lowest + 1.0) * stocks)
+    return np.where(scored & (count >= max(min_stocks, stocks)), weights, 0.0)
 
 
 def equal_weights(tradable: Bool[np.ndarray, "dates stocks"]) -> Float[np.ndarray, "dates stocks"]:
@@ -151,7 +257,7 @@ def portfolio_returns(
     tradable: Bool[np.ndarray, "dates stocks"],
     dates: np.ndarray,
     config: PortfolioConfig,
-    has_bar: Bool[np.ndarray, "dates stocks"] | None = None,
+    rules: TradingRules = NO_RULES,
 ) -> PortfolioReturns:
     """Daily returns of the long-short portfolio that trades on a score.
 
@@ -162,8 +268,8 @@ def portfolio_returns(
         daily_return: Return from the previous bar's close to this close; NaN without a bar.
         tradable: Stocks that may be held, as known at the signal's close.
         dates: ``datetime64`` trading days, strictly increasing, none left out.
-        config: Horizon, quantile, cost and lag.
-        has_bar: Whether the stock traded on the day; by default, where ``daily_return`` is finite.
+        config: Horizon, quantile, costs and lag.
+        rules: Halts, limits, delistings, and what impact depends on.
 
     Raises:
         InputError: Shapes differ, the returns are undated, no date has a score, or the dates are
@@ -172,7 +278,7 @@ def portfolio_returns(
     require_same_shape("portfolio_returns", score=score, tradable=tradable)
     weights = long_short_weights(score, tradable, config.quantile, config.min_stocks)
     is_signal_date = np.any(tradable & np.isfinite(score), axis=1)
-    return returns_of_weights(weights, is_signal_date, daily_return, dates, config, has_bar)
+    return returns_of_weights(weights, is_signal_date, daily_return, dates, config, rules)
 
 
 def returns_of_weights(
@@ -181,16 +287,17 @@ def returns_of_weights(
     daily_return: Float[np.ndarray, "dates stocks"],
     dates: np.ndarray,
     config: PortfolioConfig,
-    has_bar: Bool[np.ndarray, "dates stocks"] | None = None,
+    rules: TradingRules = NO_RULES,
 ) -> PortfolioReturns:
     """Daily returns of any weights by signal date, held as overlapping cohorts.
 
-    - A stock without a bar on its entry day is not entered; its share of the cohort stays in cash.
-    - A stock without a bar earns 0 that day, and the whole move when its next bar comes, provided
-      that a cohort still holds it. A cohort that ends meanwhile leaves at the last price; what a
-      delisting returns beyond its last bar is not counted.
-    - Each day the position is traded to the mean of the running cohorts, at the previous close.
-      The traded notional is |weight - drifted previous weight|, where a weight drifts by its
+    - At each close the book is traded to the mean of the running cohorts, stock by stock. A stock
+      that cannot be traded then (no bar, nobody on the other side) keeps what it has: it is entered
+      at the first tradable close, if its cohorts still run, and left at the first tradable close.
+    - A stock without a bar earns 0 that day, and the whole move when its next bar comes. A stock
+      that leaves the market earns ``delisting_return`` on the day after its last bar and is cash
+      from then on.
+    - The traded notional is |weight - drifted previous weight|, where a weight drifts by its
       stock's return relative to the portfolio's gross return.
     - Only days are returned on which all ``horizon`` cohorts lie between the first and the last
       signal date: the ramp-up and the run-down are left out, with their costs.
@@ -200,50 +307,93 @@ def returns_of_weights(
         is_signal_date: Dates on which there was a signal, even one to hold nothing.
         daily_return: As in ``portfolio_returns``.
         dates: As in ``portfolio_returns``.
-        config: Horizon, cost and lag.
-        has_bar: As in ``portfolio_returns``.
+        config: Horizon, costs and lag.
+        rules: As in ``portfolio_returns``.
 
     Raises:
         InputError: As in ``portfolio_returns``.
     """
     where = "portfolio_returns"
-    bars = np.isfinite(daily_return) if has_bar is None else has_bar
-    require_same_shape(
-        where, weights=weights_by_signal_date, daily_return=daily_return, has_bar=bars
-    )
+    given = {name: array for name, array in vars(rules).items() if array is not None}
+    require_same_shape(where, weights=weights_by_signal_date, daily_return=daily_return, **given)
     require_trading_dates(dates, len(weights_by_signal_date), where)
     if np.isinf(daily_return).any():
         raise InputError(f"{where}: daily_return holds infinities; a previous close was 0")
     days = _days_with_all_cohorts(is_signal_date, config)
-
-    lag = config.execution_lag
-    entered = np.zeros_like(weights_by_signal_date, dtype=np.float64)
-    last = len(entered) - lag  # later signals are entered after the last date
-    entered[:last] = np.where(bars[lag:], weights_by_signal_date[:last], 0.0)
-    held = overlapping_cohorts(entered, config.horizon, lag)
-
+    wanted = overlapping_cohorts(weights_by_signal_date, config.horizon, config.execution_lag)
     moves = np.where(np.isfinite(daily_return), daily_return, 0.0).astype(np.float64)
-    gross = np.einsum("ij,ij->i", held, moves)
-    if (gross <= -1.0).any():
-        at = int(np.argmax(gross <= -1.0))
-        raise InputError(
-            f"{where}: the portfolio loses {-gross[at]:.0%} on {dates[at]}, expected less than all "
-            "of its capital; look for a bad price on that day"
-        )
-    drifted = held * (1.0 + moves) / (1.0 + gross)[:, None]
-    traded = held.copy()
-    traded[1:] -= drifted[:-1]
-    turnover = np.abs(traded).sum(axis=1)
-    exposure = np.abs(held).sum(axis=1)
-    cost = turnover * config.cost_bp * _BASIS_POINT
+    if rules.delisted is not None:
+        moves[rules.delisted] = config.delisting_return
+    held = _trade(wanted, moves, daily_return, dates, rules, config)
+    net = held["gross"] - held["cost"]
     return PortfolioReturns(
-        dates=np.asarray(dates)[days],
-        gross=gross[days],
-        cost=cost[days],
-        net=(gross - cost)[days],
-        turnover=turnover[days],
-        exposure=exposure[days],
-    )
+        dates=np.asarray(dates)[days], net=net[days],
+        **{name: values[days] for name, values in held.items()},
+    )  # fmt: skip
+
+
+def _trade(
+    wanted: np.ndarray, moves: np.ndarray, daily_return: np.ndarray, dates: np.ndarray,
+    rules: TradingRules, config: PortfolioConfig,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Day by day: what the book trades at the previous close, what it costs, what it earns."""
+    bars = np.isfinite(daily_return) if rules.has_bar is None else rules.has_bar
+    no_buying = ~bars if rules.can_buy is None else ~(bars & rules.can_buy)
+    no_selling = ~bars if rules.can_sell is None else ~(bars & rules.can_sell)
+    hindrance = np.any(no_buying | no_selling, axis=1)
+    steepness = _impact_steepness(rules)
+    names = ("gross", "cost", "turnover", "exposure", "borrow", "impact",
+             "impact_per_root_capital", "unfilled")  # fmt: skip
+    result = {name: np.zeros(len(wanted)) for name in names}
+    if steepness is None:
+        result["impact_per_root_capital"][:] = np.nan
+    drifted = np.zeros(wanted.shape[1])
+    for day in range(1, len(wanted)):
+        trade = wanted[day] - drifted
+        if hindrance[day - 1]:
+            stuck = np.where(trade > 0, no_buying[day - 1], no_selling[day - 1]) & (trade != 0)
+            result["unfilled"][day] = np.abs(trade[stuck]).sum()
+            trade[stuck] = 0.0
+        position = drifted + trade
+        size = np.abs(trade)
+        gross = float(position @ moves[day])
+        if gross <= -1.0:
+            raise InputError(
+                f"portfolio_returns: the portfolio loses {-gross:.0%} on {dates[day]}, expected "
+                "less than all of its capital; look for a bad price on that day"
+            )
+        result["gross"][day] = gross
+        result["turnover"][day] = size.sum()
+        result["exposure"][day] = np.abs(position).sum()
+        result["borrow"][day] = np.maximum(-position, 0.0).sum()
+        if steepness is not None:
+            per_root = config.impact * float(size**1.5 @ steepness[day - 1])
+            result["impact_per_root_capital"][day] = per_root
+        drifted = position * (1.0 + moves[day]) / (1.0 + gross)
+        if rules.delisted is not None:
+            drifted[rules.delisted[day]] = 0.0
+    result["borrow"] *= config.borrow_bp * _BASIS_POINT / _DAYS_PER_YEAR
+    if config.capital > 0.0:
+        if steepness is None:
+            raise InputError(
+                f"portfolio_returns: capital = {config.capital:g} asks for impact, but volatility "
+                "and traded value were not given; give both, or set capital to 0"
+            )
+        result["impact"] = result["impact_per_root_capital"] * np.sqrt(config.capital)
+    result["cost"] = result["turnover"] * config.cost_bp * _BASIS_POINT
+    result["cost"] += result["borrow"] + result["impact"]
+    return result
+
+
+def _impact_steepness(rules: TradingRules) -> np.ndarray | None:
+    """Volatility over the root of the traded value; where unknown, the date's largest."""
+    if rules.volatility is None or rules.traded_value is None:
+        return None
+    value = np.where(rules.traded_value > 0, rules.traded_value, np.nan)
+    steepness = rules.volatility / np.sqrt(value)
+    known = np.isfinite(steepness)
+    worst = np.max(steepness, axis=1, where=known, initial=0.0, keepdims=True)
+    return np.where(known, steepness, worst)
 
 
 def drawdown(daily_returns: Float[np.ndarray, " dates"]) -> Float[np.ndarray, " dates"]:
@@ -257,12 +407,31 @@ def drawdown(daily_returns: Float[np.ndarray, " dates"]) -> Float[np.ndarray, " 
 
 
 def breakeven_cost_bp(returns: PortfolioReturns) -> float:
-    """One-way cost in basis points at which the mean net return is 0.
+    """One-way cost in basis points at which the mean net return is 0, borrowing and impact paid.
 
     Negative where the portfolio loses before costs; NaN where nothing is traded.
     """
     traded = returns.turnover.sum()
-    return float(returns.gross.sum() / traded / _BASIS_POINT) if traded > 0 else float("nan")
+    left = returns.gross.sum() - returns.borrow.sum() - returns.impact.sum()
+    return float(left / traded / _BASIS_POINT) if traded > 0 else float("nan")
+
+
+def capacity(returns: PortfolioReturns) -> float:
+    """Capital at which impact takes all that is left after the other costs, in currency.
+
+    Impact costs capital^(1/2) times a mean that does not depend on the capital, so the capital
+    follows in closed form. The positions stay those of small capital: an upper bound.
+
+    Returns:
+        0 where nothing is left without impact; NaN where impact cannot be computed.
+    """
+    steepness = float(returns.impact_per_root_capital.mean())
+    if not np.isfinite(steepness):
+        return float("nan")
+    left = float((returns.net + returns.impact).mean())
+    if left <= 0.0 or steepness == 0.0:
+        return 0.0 if left <= 0.0 else float("inf")
+    return (left / steepness) ** 2
 
 
 def _days_with_all_cohorts(is_signal_date: np.ndarray, config: PortfolioConfig) -> slice:

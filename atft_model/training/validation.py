@@ -7,10 +7,11 @@ import torch
 
 from atft_model.config import RunConfig
 from atft_model.data.batches import DevicePanel, WindowBatch, epoch_batches
+from atft_model.data.market_facts import left_market
 from atft_model.evaluation import HEADLINE_HORIZON
 from atft_model.losses.total import TrainingLoss
 from atft_model.metrics.inference import sharpe
-from atft_model.metrics.portfolio import PortfolioConfig, portfolio_returns
+from atft_model.metrics.portfolio import PortfolioConfig, TradingRules, portfolio_returns
 from atft_model.metrics.rank_ic import ic, rank_ic
 from atft_model.model.atft import ATFT
 
@@ -116,5 +117,6 @@ def _headline_sharpe(score: np.ndarray, data: DevicePanel, days: np.ndarray) -> 
         np.isfinite(mine),
         np.array(panel.dates[rows], dtype="datetime64[D]"),
         config,
+        TradingRules(delisted=left_market(np.asarray(panel.observed))[rows]),
     )
     return sharpe(returns.net, returns.dates).value

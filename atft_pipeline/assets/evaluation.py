@@ -1,7 +1,9 @@
 """Predictions, baselines and their evaluation, recomputed from checkpoint and panel."""
 
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +12,36 @@ import numpy as np
 import polars as pl
 
 from atft_model.baselines import baseline_scores, shuffled_within_date
+from atft_model.breakdowns import Row, breakdown_rows, coverage_rows
+from atft_model.controls import ShuffledControl, band_of, random_rank_ics, shuffled_control
 from atft_model.data.artifacts import write_text_atomically
 from atft_model.data.panel import Panel, read_panel
 from atft_model.evaluation import (
     HEADLINE_HORIZON,
+    MODEL,
     EvaluationConfig,
     ScorerResult,
-    dates_of_test,
+    TestPart,
+    cut_test_part,
     evaluate_all,
+    portfolio,
 )
+from atft_model.metrics.inference import sharpe
+from atft_model.metrics.portfolio import long_short_weights
+from atft_model.metrics.rank_ic import rank_ic
 from atft_model.training.health_record import read_health
 from atft_pipeline.assets import core, features, graph, model, raw
 from atft_pipeline.assets.model import epochs_table, gradients_table
 from atft_pipeline.checks.evaluation import (
     SkillGates,
+    evaluation_path_equals_training_path,
     evidence_matches_checkpoint,
+    metrics_not_identical_to_previous_run,
+    rank_ic_above_baselines,
     rank_ic_positive,
     sharpe_above_threshold,
+    sharpe_significant,
+    shuffled_control_finds_nothing,
 )
 from atft_pipeline.checks.outcome import Outcome, spec
 from atft_pipeline.config_schema import build, fields_of
@@ -35,8 +50,19 @@ from atft_pipeline.processes import run_model_process
 from atft_pipeline.report.html import CheckRow, ReportData, Verdict, render_report
 from atft_pipeline.report.plots import figure_to_png_data_uri, plot_cumulative_return, plot_scorers
 from atft_pipeline.storage import Storage
+from atft_pipeline.transforms.boosted_trees import boosted_trees
+from atft_pipeline.transforms.market_facts import market_facts, on_panel
 
-MODEL, ORACLE, SHUFFLED = "model", "oracle", "shuffled_model"
+CONTROL_SCORES = "random_graph_predictions"
+"""Table of the test dates' scores by the same checkpoint with a random graph."""
+RANDOM = "random"
+SKILL = ("sharpe_above_threshold", "sharpe_significant", "rank_ic_positive",
+         "rank_ic_above_baselines")  # fmt: skip
+ORACLE, SHUFFLED, RANDOM_GRAPH = "oracle", "shuffled_model", "model_random_graph"
+BY_HORIZON = ("ridge", "random", "lightgbm")
+"""Baselines that differ by horizon; the others give one score for all."""
+RIVALS = ("reversal_1d", "reversal_5d", "momentum_12_1", "low_volatility_60d", "ridge", "lightgbm")
+"""Baselines that the model has to beat; the random graph and the oracle are no rivals."""
 CONFIG = {
     "portfolio": dg.Field(dg.Shape(fields_of(EvaluationConfig)), is_required=False),
     "gates": dg.Field(dg.Shape(fields_of(SkillGates)), is_required=False),
@@ -45,7 +71,8 @@ CONFIG = {
 
 @dg.asset(
     group_name="evaluation", kinds={"pytorch", "parquet"}, pool="gpu", config_schema={},
-    description="Scores of validation and test dates by the model in use, from its checkpoint.",
+    description="Scores of validation and test dates by the model in use, from its checkpoint; "
+                "and of test dates with a random graph, as a control.",
 )  # fmt: skip
 @plain_failures
 def predictions(
@@ -58,14 +85,18 @@ def predictions(
     run_model_process(
         context,
         ["predict", "--run", str(folder), "--panel", str(panel), "--graph", str(stock_graph),
-         "--out", str(out)],
+         "--out", str(out), "--random-graph"],
     )  # fmt: skip
     try:
         frame = pl.read_parquet(out)
     finally:
         out.unlink(missing_ok=True)
+    frame = frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
+    # Beside the model's scores, not among them: who queries predictions means the model.
+    is_model = pl.col("scorer") == MODEL
+    storage.write_table(CONTROL_SCORES, frame.filter(~is_model))
     # An op that uses Pipes has to hand over events.
-    return dg.Output(frame.with_columns(pl.col(pl.Categorical).cast(pl.String)))
+    return dg.Output(frame.filter(is_model))
 
 
 @dg.asset(
@@ -77,11 +108,15 @@ def baselines(context: dg.AssetExecutionContext, storage: Storage, panel: Path) 
     """Baselines from the panel, and the oracle where the market planted one."""
     opened = read_panel(panel)
     scores = baseline_scores(opened, lambda name: context.log.info(f"baseline {name}"))
+    context.log.info("baseline lightgbm")
+    trees = boosted_trees(opened)
+    scores["lightgbm"] = {horizon: np.where(opened.tradable, score, np.nan)
+                          for horizon, score in trees.items()}  # fmt: skip
     frames = [
-        grid_rows(opened, name, None if name not in ("ridge", "random") else horizon, score)
+        grid_rows(opened, name, horizon if name in BY_HORIZON else None, score)
         for name, by_horizon in scores.items()
         for horizon, score in by_horizon.items()
-        if name in ("ridge", "random") or horizon == opened.horizons[0]
+        if name in BY_HORIZON or horizon == opened.horizons[0]
     ]
     if storage.has_table("planted_return"):
         planted = storage.read_table("planted_return", "baselines")
@@ -100,17 +135,28 @@ def baselines(context: dg.AssetExecutionContext, storage: Storage, panel: Path) 
     check_specs=[
         spec("evaluation", "evidence_matches_checkpoint",
              "Scores, weights, run record and panel belong together; hashes are recomputed."),
+        spec("evaluation", "evaluation_path_equals_training_path",
+             "The validation rank IC of these scores is the one that training recorded."),
+        spec("evaluation", "metrics_not_identical_to_previous_run",
+             "Other weights than last time, yet the same figures to six digits: a copied file."),
+        spec("evaluation", "shuffled_control_finds_nothing",
+             "The model's scores dealt to stocks at random have no rank IC."),
         spec("evaluation", "sharpe_above_threshold", "Net Sharpe, lower bound.", kind="skill"),
+        spec("evaluation", "sharpe_significant",
+             "Net Sharpe beyond what the best of all trials shows by luck.", kind="skill"),
         spec("evaluation", "rank_ic_positive", "Rank IC, lower bound.", kind="skill"),
+        spec("evaluation", "rank_ic_above_baselines",
+             "Rank IC above every baseline's on the same dates.", kind="skill"),
     ],
     description="Every figure of the model and its controls on the test dates, and the report.",
 )  # fmt: skip
 @plain_failures
 def evaluation(
     context: dg.AssetExecutionContext, storage: Storage, predictions: pl.DataFrame,
-    baselines: pl.DataFrame, trained_model: Path, panel: Path,
+    baselines: pl.DataFrame, trained_model: Path, panel: Path, prices: pl.DataFrame,
 ) -> Iterator[Any]:  # fmt: skip
     """Verifies the evidence first, then computes, judges and reports."""
+    from atft_model.run import count_trials
     from atft_model.training.checkpoint import load_weights, weights_hash
 
     options = context.op_execution_context.op_config
@@ -118,29 +164,52 @@ def evaluation(
     opened, folder = read_panel(panel), current_run(trained_model)
     record = json.loads((folder / "run.json").read_text())
     found = weights_hash(load_weights(folder / "best.pt"))
-    evidence = evidence_matches_checkpoint(predictions, baselines, record, found, opened.hash)
-    if evidence.stops:
-        yield evidence.result("evaluation")
+    scores = {"predictions": predictions,
+              CONTROL_SCORES: storage.read_table(CONTROL_SCORES, "evaluation")}  # fmt: skip
+    integrity = [
+        evidence_matches_checkpoint(scores, baselines, record, found, opened.hash),
+        evaluation_path_equals_training_path(
+            validation_rank_ics(predictions, opened, folder), record
+        ),
+    ]
+    if any(outcome.stops for outcome in integrity):
+        yield from (outcome.result("evaluation") for outcome in integrity)
         return
     config = build(EvaluationConfig, options.get("portfolio", {}))
-    results = evaluate_all(all_scores(predictions, baselines, opened), opened, config)
+    trials = count_trials(storage.ledger)
+    part = cut_test_part(opened, config, market_facts(prices, opened), trials)
     identity = {"run_id": record["run_id"], "checkpoint_hash": found, "panel_hash": opened.hash}
-    table = figures_table(results, identity)
-    storage.write_table("daily_returns", daily_table(results, identity))
-    storage.write_table("rank_ic_by_date", rank_ic_table(results, identity))
-    headline = headline_result(results).figures
-    outcomes = [
-        evidence,
-        sharpe_above_threshold(*headline["sharpe_net"], gates),
-        rank_ic_positive(*headline["rank_ic"], gates),
+    everyone = pl.concat(scores.values())
+    done = evaluated(everyone, baselines, part, record, context.log.info)
+    table = figures_table(done.results, identity)
+    integrity += [
+        metrics_not_identical_to_previous_run(table, previous_evaluation(storage)),
+        shuffled_control_finds_nothing(done.shuffled),
     ]
-    report = write_report(context, storage, record, opened, results, outcomes, folder)
-    horizons, daily = horizons_table(results), daily_table(results, identity)
+    if any(outcome.stops for outcome in integrity):
+        storage.write_rejected("evaluation", table)
+        yield from (outcome.result("evaluation") for outcome in integrity)
+        return
+    daily = daily_table(done.results, identity)
+    storage.write_table("daily_returns", daily)
+    storage.write_table("rank_ic_by_date", rank_ic_table(done.results, identity))
+    storage.write_table("evaluation_breakdowns", breakdowns_table(done.breakdowns, identity))
+    headline = headline_result(done.results).figures
+    outcomes = [
+        *integrity,
+        sharpe_above_threshold(headline, gates),
+        sharpe_significant(headline, gates),
+        rank_ic_positive(*headline["rank_ic"], gates),
+        rank_ic_above_baselines(rivals(done.results), gates),
+    ]
+    report = write_report(context, storage, record, part, done, outcomes, folder)
     metadata = {
         "report": dg.MetadataValue.path(report),
         "rank_ic": headline["rank_ic"][0], "sharpe_net": headline["sharpe_net"][0],
+        "deflated_sharpe": headline["deflated_sharpe"][0],
+        "residual_rank_ic": headline["residual_rank_ic"][0],
         "return": _picture(plot_cumulative_return(_headline(daily))),
-        "scorers": _picture(plot_scorers(horizons, HEADLINE_HORIZON)),
+        "scorers": _picture(plot_scorers(horizons_table(done.results), HEADLINE_HORIZON)),
     }  # fmt: skip
     finite = {key: value for key, value in metadata.items()
               if not isinstance(value, float) or np.isfinite(value)}  # fmt: skip
@@ -148,6 +217,109 @@ def evaluation(
     for outcome in outcomes:
         yield outcome.result("evaluation")
     yield dg.Output(table, metadata=finite)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Everything that was computed on the test dates.
+
+    Attributes:
+        results: Of every scorer and horizon.
+        shuffled: The shuffled control by horizon.
+        breakdowns: Rows of the model.
+    """
+
+    results: list[ScorerResult]
+    shuffled: dict[int, ShuffledControl]
+    breakdowns: list[Row]
+
+
+def evaluated(
+    predictions: pl.DataFrame, baselines: pl.DataFrame, part: TestPart, record: dict[str, Any],
+    progress: Callable[[str], None],
+) -> Evaluated:  # fmt: skip
+    """Model and controls, the bands of luck, and where the model's rank IC comes from."""
+    panel, config = part.panel, part.config
+    progress("model and controls")
+    results = evaluate_all(all_scores(predictions, baselines, panel), part)
+    progress(f"{config.random_draws} random scores, {config.shuffles} deals of the model's")
+    results = [
+        replace(r, figures=r.figures | random_band(r.horizon, part)) if r.scorer == RANDOM else r
+        for r in results
+    ]
+    of_test = predictions.filter(pl.col("part") == "test", pl.col("scorer") == MODEL)
+    shuffled, rows = {}, []
+    for index, horizon in enumerate(panel.horizons):
+        mine = of_test.filter(pl.col("horizon") == horizon)
+        score = on_panel(mine, "score", panel)
+        target, inside = part.target(horizon), score[part.days]
+        shuffled[horizon] = shuffled_control(
+            inside, target, part.valid(inside, target), config.shuffles, config.min_stocks
+        )
+        result = next(r for r in results if r.scorer == MODEL and r.horizon == horizon)
+        rows += breakdown_rows(result, score, part)
+        names = sorted(name for name in mine.columns if re.fullmatch(r"q\d\d", name))
+        levels = [int(name[1:]) / 100 for name in names]
+        quantiles = np.stack([on_panel(mine, name, panel)[part.days] for name in names], axis=-1)
+        scale = record["target_scale"]["demeaned_std"][index]
+        rows += coverage_rows(horizon, quantiles, levels, scale, part)
+    return Evaluated(results, shuffled, rows)
+
+
+def random_band(horizon: int, part: TestPart) -> dict[str, tuple[float, float, int]]:
+    """Where 95 % of random scores end: rank IC, and at the headline horizon net Sharpe."""
+    config = part.config
+    draws = random_rank_ics(part.target(horizon), part.tradable, config.random_draws,
+                            config.min_stocks)  # fmt: skip
+    bands = {"rank_ic": band_of(draws)}
+    if horizon == HEADLINE_HORIZON:
+        bands["sharpe_net"] = band_of(random_sharpes(horizon, part, config.random_draws))
+    nan = float("nan")
+    return {
+        f"{name}_band_{end}": (getattr(band, end), nan, band.draws)
+        for name, band in bands.items()
+        for end in ("low", "high")
+    }
+
+
+def random_sharpes(horizon: int, part: TestPart, draws: int, seed: int = 1337) -> np.ndarray:
+    """Net Sharpe of the decile portfolios of ``draws`` random scores."""
+    rng = np.random.default_rng(seed)
+    config, found = part.config, np.empty(draws)
+    for draw in range(draws):
+        noise = rng.random(part.tradable.shape)
+        weights = long_short_weights(noise, part.tradable, config.quantile, config.min_stocks)
+        returns = portfolio(weights, horizon, part)
+        found[draw] = sharpe(returns.net, returns.dates).value
+    return found
+
+
+def validation_rank_ics(predictions: pl.DataFrame, panel: Panel, folder: Path) -> dict[int, float]:
+    """Mean rank IC of the stored scores on validation dates by horizon, as training computes it."""
+    smallest = json.loads((folder / "config.json").read_text())["training"]["min_stocks"]
+    rows = predictions.filter(pl.col("part") == "validation", pl.col("scorer") == MODEL)
+    days = slice(*panel.split.validation)
+    found = {}
+    for index, horizon in enumerate(panel.horizons):
+        score = on_panel(rows.filter(pl.col("horizon") == horizon), "score", panel)[days]
+        target = np.asarray(panel.targets[days, :, index], dtype=np.float64)
+        by_date = rank_ic(score, target, np.isfinite(score) & np.isfinite(target), smallest)
+        known = by_date[np.isfinite(by_date)]
+        found[horizon] = float(known.mean()) if known.size else float("nan")
+    return found
+
+
+def previous_evaluation(storage: Storage) -> pl.DataFrame | None:
+    """The figures of the evaluation before this one; None where there is none."""
+    return (
+        storage.read_table("evaluation", "evaluation") if storage.has_table("evaluation") else None
+    )
+
+
+def rivals(results: Iterable[ScorerResult]) -> dict[str, tuple[float, float, int]]:
+    """How far the model's rank IC is ahead of each rival at the headline horizon."""
+    return {r.scorer: r.figures["rank_ic_behind_model"] for r in results
+            if r.scorer in RIVALS and r.horizon == HEADLINE_HORIZON}  # fmt: skip
 
 
 def current_run(models: Path) -> Path:
@@ -174,26 +346,23 @@ def grid_rows(panel: Panel, scorer: str, horizon: int | None, score: np.ndarray)
 def all_scores(
     predictions: pl.DataFrame, baselines: pl.DataFrame, panel: Panel
 ) -> Iterable[tuple[str, int, np.ndarray]]:
-    """(scorer, horizon, grid) of the model, its shuffled self and every baseline."""
+    """(scorer, horizon, grid) of the model, its shuffled self, its other graph, every baseline."""
+    of_test = predictions.filter(pl.col("part") == "test")
     for horizon in panel.horizons:
-        rows = predictions.filter(pl.col("part") == "test", pl.col("horizon") == horizon)
-        grid = _grid(rows, panel)
+        rows = of_test.filter(pl.col("horizon") == horizon)
+        grid = on_panel(rows.filter(pl.col("scorer") == MODEL), "score", panel)
         yield MODEL, horizon, grid
         yield SHUFFLED, horizon, shuffled_within_date(grid, seed=horizon)
+        yield (
+            RANDOM_GRAPH,
+            horizon,
+            on_panel(rows.filter(pl.col("scorer") == RANDOM_GRAPH), "score", panel),
+        )
     for scorer in baselines["scorer"].unique(maintain_order=True):
         mine = baselines.filter(pl.col("scorer") == scorer)
         for horizon in panel.horizons:
             chosen = pl.col("horizon").is_null() | (pl.col("horizon") == horizon)
-            yield scorer, horizon, _grid(mine.filter(chosen), panel)
-
-
-def _grid(rows: pl.DataFrame, panel: Panel) -> np.ndarray:
-    dates = pl.DataFrame({"date": pl.Series(panel.dates, dtype=pl.Date)}).with_row_index("row")
-    codes = pl.DataFrame({"code": panel.codes}).with_row_index("column")
-    placed = rows.join(dates, on="date").join(codes, on="code")
-    grid = np.full((len(panel.dates), len(panel.codes)), np.nan)
-    grid[placed["row"].to_numpy(), placed["column"].to_numpy()] = placed["score"].to_numpy()
-    return grid
+            yield scorer, horizon, on_panel(mine.filter(chosen), "score", panel)
 
 
 def headline_result(results: Iterable[ScorerResult]) -> ScorerResult:
@@ -240,22 +409,46 @@ def horizons_table(results: Iterable[ScorerResult]) -> pl.DataFrame:
     """One row per (scorer, horizon), as the report shows it."""
     results = list(results)
     oracle = {r.horizon: r.figures["rank_ic"][0] for r in results if r.scorer == ORACLE}
+    plain = ("icir", "hit_rate", "sharpe_gross", "turnover", "max_drawdown", "breakeven_cost_bp",
+             "rank_ic_low", "rank_ic_high", "sharpe_net_low", "sharpe_net_high", "sharpe_lag",
+             "deflated_sharpe", "probabilistic_sharpe", "sharpe_by_luck", "trials", "capacity",
+             "rank_ic_detectable", "sharpe_detectable")  # fmt: skip
+    optional = ("rank_weighted_sharpe_net", "top_sharpe_net", "top_excess_sharpe",
+                "rank_ic_band_low", "rank_ic_band_high", "sharpe_net_band_low",
+                "sharpe_net_band_high")  # fmt: skip
     rows = []
     for r in results:
-        value = {name: figure[0] for name, figure in r.figures.items()}
-        ic, ic_error, dates = r.figures["rank_ic"]
+        figures = r.figures
+        ic, ic_error, dates = figures["rank_ic"]
+        residual, residual_error, _ = figures["residual_rank_ic"]
         best = oracle.get(r.horizon)
         rows.append({
             "scorer": r.scorer, "horizon": r.horizon, "rank_ic": ic, "rank_ic_se": ic_error,
-            "rank_ic_t": ic / ic_error if ic_error else float("nan"), "icir": value["icir"],
-            "hit_rate": value["hit_rate"],
+            "rank_ic_t": _t(ic, ic_error), "residual_rank_ic": residual,
+            "residual_rank_ic_t": _t(residual, residual_error),
             "oracle_share": ic / best if best and r.scorer != ORACLE else None,
-            "sharpe_net": value["sharpe_net"], "sharpe_se": r.figures["sharpe_net"][1],
-            "sharpe_gross": value["sharpe_gross"], "turnover": value["turnover"],
-            "max_drawdown": value["max_drawdown"],
-            "breakeven_cost_bp": value["breakeven_cost_bp"], "n_dates": dates,
+            "sharpe_net": figures["sharpe_net"][0], "sharpe_se": figures["sharpe_net"][1],
+            "n_dates": dates,
+            "rank_ic_gap_t": _t(*figures.get("rank_ic_behind_model", _UNKNOWN)[:2]),
+            "sharpe_gap_t": _t(*figures.get("sharpe_net_behind_model", _UNKNOWN)[:2]),
+            **{name: figures[name][0] for name in plain},
+            **{name: figures.get(name, _UNKNOWN)[0] for name in optional},
         })  # fmt: skip
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+_UNKNOWN = (float("nan"), float("nan"), 0)
+
+
+def _t(value: float, error: float) -> float:
+    return value / error if error else float("nan")
+
+
+def breakdowns_table(rows: Iterable[Row], identity: dict[str, str]) -> pl.DataFrame:
+    """Rows of the model's breakdowns with the identity of what they were computed from."""
+    return pl.DataFrame([{**identity, **asdict(row)} for row in rows]).with_columns(
+        pl.col("horizon").cast(pl.Int32)
+    )
 
 
 def deciles_table(results: Iterable[ScorerResult]) -> pl.DataFrame:
@@ -269,8 +462,8 @@ def deciles_table(results: Iterable[ScorerResult]) -> pl.DataFrame:
 
 
 def write_report(
-    context: dg.AssetExecutionContext, storage: Storage, record: dict[str, Any], panel: Panel,
-    results: list[ScorerResult], outcomes: list[Outcome], folder: Path,
+    context: dg.AssetExecutionContext, storage: Storage, record: dict[str, Any], part: TestPart,
+    done: Evaluated, outcomes: list[Outcome], folder: Path,
 ) -> Path:  # fmt: skip
     """The HTML report of this evaluation; the checks shown are the latest of every asset."""
     rows = [*_recorded_checks(context), *(_row("evaluation", o) for o in outcomes)]
@@ -279,39 +472,76 @@ def write_report(
     gaps = storage.read_table("source_gaps", "evaluation")
     quarantine = storage.read_table("quarantine", "evaluation")
     health = pl.DataFrame(pl.from_arrow(read_health(folder / "health")))
-    dates = dates_of_test(panel)
-    daily = daily_table(results, {})
+    panel = part.panel
     data = ReportData(
         title="ATFT-GAT-FAN: evaluation",
         identity={
             "Run": record["run_id"], "Weights": record["checkpoint_hash"], "Panel": panel.hash,
             "Source": panel.source,
-            **{part.capitalize(): f"{panel.part_dates(part)[0]} to {panel.part_dates(part)[1]}"
-               for part in panel.split.parts()},
+            **{name.capitalize(): f"{panel.part_dates(name)[0]} to {panel.part_dates(name)[1]}"
+               for name in panel.split.parts()},
             "Stocks": f"{len(panel.codes):,}, median "
-                      f"{np.median(panel.tradable[dates].sum(axis=1)):.0f} tradable on test dates",
+                      f"{np.median(part.tradable.sum(axis=1)):.0f} tradable on test dates",
             "Features": str(len(panel.feature_names)), "Seed": str(record["seed"]),
             "Parameters": f"{record['parameters']:,}", "Device": record["device"],
             "Training": f"{record['epochs']} epochs, {record['seconds']:.0f} s",
-            "Trials on record": str(len(storage.ledger.read_text().splitlines())),
+            "Trials on record": str(part.trials), "Traded": trading_rules(part.config),
             "torch": record["versions"]["torch"],
         },
         verdict=Verdict(not failed, failed or ("every check holds",)),
-        checks=rows, horizons=horizons_table(results), daily=_headline(daily),
-        rank_ic_by_date=rank_ic_table(results, {}), deciles=deciles_table(results),
+        checks=rows, horizons=horizons_table(done.results),
+        daily=_headline(daily_table(done.results, {})),
+        rank_ic_by_date=rank_ic_table(done.results, {}), deciles=deciles_table(done.results),
         epochs=epochs_table(record), gradients=gradients_table(health),
         quarantine=quarantine.group_by("reason").len("rows").sort("reason"),
-        missing=dict(gaps.iter_rows()),
-        notes=[
-            "One split, one seed: no walk-forward, and the number of trials does not yet deflate "
-            "the Sharpe ratio.",
-            "Costs are 10 bp one way by default; no market impact and no borrow cost.",
-            "What a delisting returns beyond its last bar is not counted.",
-        ],
+        missing=dict(gaps.iter_rows()), breakdowns=breakdowns_table(done.breakdowns, {}),
+        notes=known_limits(done.results, part),
     )  # fmt: skip
     path = storage.reports / f"{record['run_id']}.html"
     write_text_atomically(path, render_report(data))
     return path
+
+
+def trading_rules(config: EvaluationConfig) -> str:
+    """Entry and costs in words."""
+    parts = [f"entry and exit at the {config.entry}", f"{config.cost_bp:g} bp one way"]
+    if config.borrow_bp:
+        parts.append(f"{config.borrow_bp:g} bp a year to borrow")
+    if config.capital:
+        parts.append(f"impact on {config.capital:,.0f} of capital")
+    if config.neutral_to:
+        parts.append(f"neutral to {', '.join(config.neutral_to)}")
+    return ", ".join(parts)
+
+
+def known_limits(results: Iterable[ScorerResult], part: TestPart) -> list[str]:
+    """What this evaluation cannot show, from its own figures and settings."""
+    config, figures = part.config, headline_result(results).figures
+    days, dates = figures["sharpe_net"][2], figures["rank_ic"][2]
+    costs = f"Costs are {config.cost_bp:g} bp one way"
+    costs += (
+        f", {config.borrow_bp:g} bp a year to borrow" if config.borrow_bp else "; borrowing is free"
+    )
+    costs += "; impact is charged." if config.capital else "; there is no market impact."
+    notes = [
+        f"Power: {dates} dates show a rank IC of {figures['rank_ic_detectable'][0]:.3f} or more, "
+        f"and {days} days a net Sharpe of {figures['sharpe_detectable'][0]:.1f} or more, four "
+        "times out of five. About smaller effects this evaluation says nothing.",
+        "One split, one seed: no walk-forward.",
+        costs,
+    ]
+    if part.trials > 1:
+        notes.append(
+            f"{part.trials} trials are on record and count as independent, with the spread of "
+            "strategies without skill; trials on other data sets and by other people do not count."
+        )
+    if not config.delisting_return:
+        notes.append("A position in a stock that leaves the market is paid at its last price.")
+    if part.rules.can_buy is None:
+        notes.append("The source does not say on which days a price was at its limit.")
+    if "size" in part.factors:
+        notes.append("Size is the traded value, not the market capitalisation.")
+    return notes
 
 
 def _recorded_checks(context: dg.AssetExecutionContext) -> list[CheckRow]:
@@ -336,7 +566,7 @@ def _recorded_checks(context: dg.AssetExecutionContext) -> list[CheckRow]:
 
 
 def _row(asset: str, outcome: Outcome) -> CheckRow:
-    kind = "integrity" if outcome.name == "evidence_matches_checkpoint" else "skill"
+    kind = "skill" if outcome.name in SKILL else "integrity"
     return CheckRow(asset, outcome.name, outcome.passed, outcome.severity, kind,
                     outcome.figure, outcome.threshold)  # fmt: skip
 

@@ -16,9 +16,11 @@ from atft_pipeline.report.plots import (
     MODEL_SCORER,
     figure_to_svg,
     plot_cumulative_return,
+    plot_decay,
     plot_deciles,
     plot_gradients,
     plot_rank_ic,
+    plot_rank_ic_by_month,
     plot_scorers,
     plot_training,
     scorer_label,
@@ -34,15 +36,34 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
         "rank_ic",
         "rank_ic_se",
         "rank_ic_t",
+        "rank_ic_low",
+        "rank_ic_high",
+        "rank_ic_gap_t",
+        "residual_rank_ic",
+        "residual_rank_ic_t",
         "icir",
         "hit_rate",
         "oracle_share",
         "sharpe_net",
         "sharpe_se",
+        "sharpe_net_low",
+        "sharpe_net_high",
+        "sharpe_gap_t",
         "sharpe_gross",
+        "rank_weighted_sharpe_net",
+        "top_sharpe_net",
         "turnover",
         "max_drawdown",
         "breakeven_cost_bp",
+        "capacity",
+        "deflated_sharpe",
+        "sharpe_by_luck",
+        "trials",
+        "sharpe_lag",
+        "rank_ic_band_low",
+        "rank_ic_band_high",
+        "sharpe_net_band_low",
+        "sharpe_net_band_high",
         "n_dates",
     ),
     "daily": ("scorer", "date", "gross", "net"),
@@ -58,6 +79,15 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "gradients": ("step", "group", "l2"),
     "quarantine": ("reason", "rows"),
+    "breakdowns": (
+        "horizon",
+        "breakdown",
+        "group",
+        "metric",
+        "value",
+        "standard_error",
+        "dates",
+    ),
 }
 
 
@@ -111,6 +141,8 @@ class ReportData:
         epochs: One row per epoch of the training.
         gradients: (step, group, l2).
         quarantine: (reason, rows) of the rejected rows.
+        breakdowns: (horizon, breakdown, group, metric, value, standard_error, dates) of the model:
+            by age, sector, size, year, month and predicted quantile.
         missing: What the data lack, and what follows from that.
         notes: Known limits of this evaluation.
 
@@ -129,6 +161,7 @@ class ReportData:
     epochs: pl.DataFrame
     gradients: pl.DataFrame
     quarantine: pl.DataFrame
+    breakdowns: pl.DataFrame
     missing: dict[str, str]
     notes: Sequence[str]
 
@@ -159,12 +192,24 @@ class _Column(NamedTuple):
     cell: Callable[[dict[str, Any]], str]
 
 
+class _Numbers(NamedTuple):
+    headers: list[str]
+    rows: list[tuple[bool, list[str]]]  # (is the model, cells)
+
+
 class _HorizonTable(NamedTuple):
     horizon: int
     headline: bool
     summary: str
-    headers: list[str]
-    rows: list[tuple[bool, list[str]]]  # (is the model, cells)
+    ranking: _Numbers
+    trading: _Numbers
+    luck: str
+
+
+class _Breakdown(NamedTuple):
+    title: str
+    note: str
+    numbers: _Numbers
 
 
 class _KeyFigure(NamedTuple):
@@ -192,6 +237,7 @@ def render_report(data: ReportData) -> str:
         check_groups=_check_groups(data.checks),
         figures=_figures(data),
         horizon_tables=_horizon_tables(data.horizons),
+        breakdowns=_breakdowns(data.breakdowns),
         quarantine=_quarantine_rows(data.quarantine),
     )
 
@@ -214,6 +260,22 @@ def _with_error(value: Any, error: Any, digits: int) -> str:
     return shown if shown == NOT_AVAILABLE else f"{shown} ± {_number(error, digits)}"
 
 
+def _range(low: Any, high: Any, digits: int) -> str:
+    shown = _number(low, digits)
+    return shown if shown == NOT_AVAILABLE else f"{shown} to {_number(high, digits)}"
+
+
+def _money(value: Any) -> str:
+    """In thousands, millions or billions of the data's currency."""
+    if value is None or not math.isfinite(value):
+        return NOT_AVAILABLE
+    for size, letter in ((1e9, "bn"), (1e6, "m"), (1e3, "k")):
+        if value >= size:
+            share = value / size
+            return _number(share, 0 if share >= 10 else 1, f"\N{NO-BREAK SPACE}{letter}")
+    return _number(value, 0)
+
+
 def _percent(value: Any, digits: int = 1) -> str:
     return _number(value, digits, "\N{NO-BREAK SPACE}%", 100.0)
 
@@ -221,18 +283,30 @@ def _percent(value: Any, digits: int = 1) -> str:
 _HORIZON_COLUMNS = (
     _Column("scorer", lambda r: scorer_label(r["scorer"])),
     _Column("rank IC ± s.e.", lambda r: _with_error(r["rank_ic"], r["rank_ic_se"], 4)),
+    _Column("95 % (bootstrap)", lambda r: _range(r["rank_ic_low"], r["rank_ic_high"], 3)),
     _Column("t", lambda r: _number(r["rank_ic_t"], 1)),
+    _Column("model ahead, t", lambda r: _number(r["rank_ic_gap_t"], 1)),
+    _Column("beyond known factors", lambda r: _number(r["residual_rank_ic"], 4)),
+    _Column("t", lambda r: _number(r["residual_rank_ic_t"], 1)),
     _Column("ICIR", lambda r: _number(r["icir"], 2)),
     _Column("hit rate", lambda r: _percent(r["hit_rate"])),
     _Column("share of oracle", lambda r: _percent(r["oracle_share"], 0)),
+    _Column("dates", lambda r: _number(r["n_dates"], 0)),
+)
+_PORTFOLIO_COLUMNS = (
+    _Column("scorer", lambda r: scorer_label(r["scorer"])),
     _Column("net Sharpe ± s.e.", lambda r: _with_error(r["sharpe_net"], r["sharpe_se"], 2)),
+    _Column("95 % (bootstrap)", lambda r: _range(r["sharpe_net_low"], r["sharpe_net_high"], 2)),
+    _Column("model ahead, t", lambda r: _number(r["sharpe_gap_t"], 1)),
     _Column("gross Sharpe", lambda r: _number(r["sharpe_gross"], 2)),
+    _Column("net, rank-weighted", lambda r: _number(r["rank_weighted_sharpe_net"], 2)),
+    _Column("net, top long-only", lambda r: _number(r["top_sharpe_net"], 2)),
     _Column("turnover a day", lambda r: _percent(r["turnover"], 0)),
     _Column("max drawdown", lambda r: _percent(r["max_drawdown"])),
     _Column(
         "break-even cost", lambda r: _number(r["breakeven_cost_bp"], 1, "\N{NO-BREAK SPACE}bp")
     ),
-    _Column("dates", lambda r: _number(r["n_dates"], 0)),
+    _Column("capacity", lambda r: _money(r["capacity"])),
 )
 
 
@@ -249,13 +323,20 @@ def _key_figures(horizons: pl.DataFrame) -> list[_KeyFigure]:
         _KeyFigure(
             "Net Sharpe",
             _with_error(row["sharpe_net"], row["sharpe_se"], 2),
-            f"95 %: {_interval(row['sharpe_net'], row['sharpe_se'])}; "
-            f"gross {_number(row['sharpe_gross'], 2)}",
+            f"95 %: {_range(row['sharpe_net_low'], row['sharpe_net_high'], 2)} (bootstrap), "
+            f"lag {_number(row['sharpe_lag'], 0)}; gross {_number(row['sharpe_gross'], 2)}",
+        ),
+        _KeyFigure(
+            "Deflated Sharpe",
+            _number(row["deflated_sharpe"], 2),
+            f"probability that it is above {_number(row['sharpe_by_luck'], 2)}, the best of "
+            f"{_number(row['trials'], 0)} by luck",
         ),
         _KeyFigure(
             "Rank IC",
             _with_error(row["rank_ic"], row["rank_ic_se"], 3),
-            f"t = {_number(row['rank_ic_t'], 1)} over {dates}",
+            f"t = {_number(row['rank_ic_t'], 1)} over {dates}; beyond known factors "
+            f"{_number(row['residual_rank_ic'], 3)} (t = {_number(row['residual_rank_ic_t'], 1)})",
         ),
         _KeyFigure(
             "Break-even cost",
@@ -268,13 +349,6 @@ def _key_figures(horizons: pl.DataFrame) -> list[_KeyFigure]:
         share = _percent(row["oracle_share"], 0)
         figures.append(_KeyFigure("Share of oracle", share, "of the planted signal's rank IC"))
     return figures
-
-
-def _interval(value: Any, error: Any) -> str:
-    if value is None or error is None or not math.isfinite(value + error):
-        return NOT_AVAILABLE
-    reach = 1.96 * error
-    return f"{_number(value - reach, 2)} to {_number(value + reach, 2)}"
 
 
 def _check_groups(checks: Sequence[CheckRow]) -> list[dict[str, Any]]:
@@ -325,14 +399,94 @@ def _horizon_tables(horizons: pl.DataFrame) -> list[_HorizonTable]:
                 horizon=horizon,
                 headline=horizon == HEADLINE_HORIZON,
                 summary=f"model: rank IC {rank_ic}, net Sharpe {net}",
-                headers=[column.header for column in columns],
-                rows=[
-                    (row["scorer"] == MODEL_SCORER, [column.cell(row) for column in columns])
-                    for row in rows
-                ],
+                ranking=_numbers(columns, rows),
+                trading=_numbers(_PORTFOLIO_COLUMNS, rows),
+                luck=_luck(rows),
             )
         )
     return tables
+
+
+def _numbers(columns: Sequence[_Column], rows: Sequence[dict[str, Any]]) -> _Numbers:
+    return _Numbers(
+        [column.header for column in columns],
+        [
+            (row.get("scorer") == MODEL_SCORER, [column.cell(row) for column in columns])
+            for row in rows
+        ],
+    )
+
+
+def _luck(rows: Sequence[dict[str, Any]]) -> str:
+    """What random scores reached, in a sentence; empty where none were drawn."""
+    for row in rows:
+        reach = _range(row["rank_ic_band_low"], row["rank_ic_band_high"], 4)
+        if reach != NOT_AVAILABLE:
+            sharpe = _range(row["sharpe_net_band_low"], row["sharpe_net_band_high"], 2)
+            of_sharpe = "" if sharpe == NOT_AVAILABLE else f", net Sharpe {sharpe}"
+            return f"Luck alone: 95 % of random scores end at a rank IC of {reach}{of_sharpe}."
+    return ""
+
+
+def _breakdowns(breakdowns: pl.DataFrame) -> list[_Breakdown]:
+    """The tables by sector, size, year and predicted quantile at the headline horizon."""
+    if breakdowns.is_empty():
+        return []
+    mine = breakdowns.filter(pl.col("horizon") == HEADLINE_HORIZON)
+    tables = []
+    for breakdown, title, note in (
+        ("year", "By year", "A skill that one year made is luck until another shows it."),
+        ("sector", "By sector", "Rank IC among the stocks of the sector alone."),
+        ("size", "By size", "Thirds by traded value; small stocks cost more to trade."),
+    ):
+        rows = _wide(mine.filter(pl.col("breakdown") == breakdown))
+        columns = [
+            _Column(breakdown, lambda r: r["group"]),
+            _Column("rank IC ± s.e.", lambda r: _with_error(*_pair(r, "rank_ic"), 4)),
+            _Column("t", lambda r: _number(_ratio(*_pair(r, "rank_ic")), 1)),
+            _Column("dates", lambda r: _number(r.get("rank_ic", _NOTHING)[2], 0)),
+        ]
+        if breakdown == "year":
+            columns += [
+                _Column("net return", lambda r: _percent(r.get("return_net", _NOTHING)[0])),
+                _Column("net Sharpe ± s.e.",
+                        lambda r: _with_error(*_pair(r, "sharpe_net"), 2)),
+            ]  # fmt: skip
+        if rows:
+            tables.append(_Breakdown(title, note, _numbers(columns, rows)))
+    rows = _wide(mine.filter(pl.col("breakdown") == "quantile"))
+    columns = [
+        _Column("quantile", lambda r: r["group"]),
+        _Column("returns below it", lambda r: _percent(r.get("coverage", _NOTHING)[0])),
+        _Column("± s.e.", lambda r: _percent(r.get("coverage", _NOTHING)[1])),
+        _Column("stocks that cross", lambda r: _percent(r.get("crossing", _NOTHING)[0], 2)),
+    ]
+    if rows:
+        note = "The 5 % quantile should have 5 % of the returns below it; none should cross."
+        tables.append(_Breakdown("Predicted quantiles", note, _numbers(columns, rows)))
+    return tables
+
+
+_NOTHING = (None, None, None)
+
+
+def _pair(row: dict[str, Any], metric: str) -> tuple[Any, Any]:
+    """Value and standard error of a metric, None where the group has none."""
+    value, error, _ = row.get(metric, _NOTHING)
+    return value, error
+
+
+def _wide(rows: pl.DataFrame) -> list[dict[str, Any]]:
+    """One dict per group: metric -> (value, standard error, dates), groups in their order."""
+    groups: dict[str, dict[str, Any]] = {}
+    for row in rows.iter_rows(named=True):
+        group = groups.setdefault(row["group"], {"group": row["group"]})
+        group[row["metric"]] = (row["value"], row["standard_error"], row["dates"])
+    return list(groups.values())
+
+
+def _ratio(value: Any, error: Any) -> float | None:
+    return value / error if value is not None and error else None
 
 
 def _model_row(horizons: pl.DataFrame, horizon: int) -> dict[str, Any] | None:
@@ -362,6 +516,7 @@ def _figures(data: ReportData) -> dict[str, _Figure]:
     has_scorers = (
         not data.horizons.is_empty() and not data.horizons.filter(pl.col("horizon") == h).is_empty()
     )
+    months, ages = (_of_breakdown(data.breakdowns, name) for name in ("month", "age"))
     return {
         "returns": _Figure(
             "Cumulative net return",
@@ -379,13 +534,24 @@ def _figures(data: ReportData) -> dict[str, _Figure]:
             "Model among the baselines",
             figure_to_svg(plot_scorers(data.horizons, h)) if has_scorers else None,
             "Points with 95 % intervals, best rank IC first. An interval that covers zero is no "
-            "evidence of skill.",
+            "evidence of skill. Grey: where 95 % of random scores end.",
         ),
         "deciles": _Figure(
             "Return by score decile",
             None if data.deciles.is_empty() else figure_to_svg(plot_deciles(data.deciles)),
             "Mean forward return less the mean of the date, with 95 % intervals. A ranking that "
             "works rises from left to right; the dark deciles are traded.",
+        ),
+        "months": _Figure(
+            "Rank IC by month",
+            figure_to_svg(plot_rank_ic_by_month(months)) if not months.is_empty() else None,
+            "Mean of each month with its 95 % interval.",
+        ),
+        "decay": _Figure(
+            "Decay of the signal",
+            figure_to_svg(plot_decay(ages)) if not ages.is_empty() else None,
+            "Rank IC of scores that are some trading days old when they are used, with 95 % "
+            "intervals. A signal that is gone after a day cannot be traded at leisure.",
         ),
         "training": _Figure(
             "Loss and validation rank IC",
@@ -399,6 +565,14 @@ def _figures(data: ReportData) -> dict[str, _Figure]:
             "part that receives nothing.",
         ),
     }
+
+
+def _of_breakdown(breakdowns: pl.DataFrame, breakdown: str) -> pl.DataFrame:
+    """Rank IC rows of one breakdown; months at the headline horizon, ages at all."""
+    if breakdowns.is_empty():
+        return breakdowns
+    rows = breakdowns.filter(pl.col("breakdown") == breakdown, pl.col("metric") == "rank_ic")
+    return rows.filter(pl.col("horizon") == HEADLINE_HORIZON) if breakdown == "month" else rows
 
 
 def _training_caption(epochs: pl.DataFrame) -> str:

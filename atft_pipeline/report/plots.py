@@ -141,6 +141,59 @@ def plot_rank_ic(
     return figure
 
 
+def plot_rank_ic_by_month(months: pl.DataFrame) -> "Figure":
+    """Mean rank IC of each month with its 95 % interval.
+
+    Args:
+        months: (group "YYYY-MM", value, standard_error) at one horizon.
+    """
+    months = months.sort("group")
+    dates = months["group"].str.to_date("%Y-%m").to_numpy()
+    mean, reach = _floats(months, "value"), NORMAL_95 * _floats(months, "standard_error")
+    with _style():
+        figure = _new_figure(height=2.9)
+        axes = figure.subplots()
+        axes.bar(dates, mean, width=22.0, color=MODEL_TINT)
+        axes.errorbar(dates, mean, yerr=reach, fmt="none", ecolor=INK, elinewidth=0.9)
+        axes.axhline(0.0, color=MUTED, lw=0.8)
+        axes.set_title("rank IC, mean of each month")
+        _label_dates(axes, dates)
+    return figure
+
+
+def plot_decay(ages: pl.DataFrame) -> "Figure":
+    """Rank IC by the age of the score, one line per horizon, with 95 % intervals.
+
+    Args:
+        ages: (horizon, group, value, standard_error); group is the age in trading days.
+    """
+    ages = ages.with_columns(age=pl.col("group").cast(pl.Int64)).sort("horizon", "age")
+    shown = ages["age"].unique().sort().to_list()
+    with _style():
+        figure = _new_figure(height=2.9)
+        axes = figure.subplots()
+        for number, horizon in enumerate(ages["horizon"].unique().sort().to_list()):
+            line = ages.filter(pl.col("horizon") == horizon)
+            # Apart by a hair, so that the intervals of the horizons do not hide each other.
+            place = np.array([shown.index(age) for age in line["age"]]) + 0.06 * number
+            axes.errorbar(
+                place,
+                _floats(line, "value"),
+                yerr=NORMAL_95 * _floats(line, "standard_error"),
+                fmt=".-",
+                color=SERIES_COLOURS[number % len(SERIES_COLOURS)],
+                lw=1.3,
+                elinewidth=0.8,
+                label=_days(horizon),
+            )
+        axes.axhline(0.0, color=MUTED, lw=0.8)
+        axes.set_xticks(range(len(shown)), [str(age) for age in shown])
+        axes.set_xlabel("age of the score, trading days")
+        axes.set_title("rank IC by age of the score")
+        figure.legend(loc="outside lower left", ncols=4)
+    return figure
+
+
 def plot_scorers(horizons: pl.DataFrame, horizon: int) -> "Figure":
     """Rank IC and net Sharpe of model and baselines with 95 % intervals, best rank IC first.
 
@@ -174,6 +227,8 @@ def plot_scorers(horizons: pl.DataFrame, horizon: int) -> "Figure":
                     color=colour,
                     elinewidth=size / 3,
                 )
+            for low, high in _luck(rows, value):
+                axes.axvspan(low, high, color=MUTED, alpha=0.14, lw=0)
             axes.axvline(0.0, color=MUTED, lw=0.8)
             axes.grid(axis="y", visible=False)
             axes.grid(axis="x", visible=True)
@@ -184,6 +239,16 @@ def plot_scorers(horizons: pl.DataFrame, horizon: int) -> "Figure":
             if is_model:
                 label.set(color=MODEL_COLOUR, fontweight="bold")
     return figure
+
+
+def _luck(rows: pl.DataFrame, figure: str) -> list[tuple[float, float]]:
+    """The band of random scores, once; none where none were drawn."""
+    ends = [f"{figure}_band_low", f"{figure}_band_high"]
+    if not set(ends) <= set(rows.columns):
+        return []
+    low, high = (_floats(rows, end) for end in ends)
+    known = np.isfinite(low) & np.isfinite(high)
+    return [(float(a), float(b)) for a, b in zip(low[known], high[known], strict=True)][:1]
 
 
 def plot_deciles(deciles: pl.DataFrame) -> "Figure":

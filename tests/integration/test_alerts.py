@@ -148,5 +148,7 @@ def test_a_skill_verdict_raises_the_alert_too(webhook, instance, whole_copy, con
     tick(instance, cursor)
     assert {alert["title"].rpartition(":")[2] for alert in webhook.accepted} == {
         "sharpe_above_threshold",
+        "sharpe_significant",
         "rank_ic_positive",
+        "rank_ic_above_baselines",
     }

@@ -15,7 +15,12 @@ from atft_pipeline.__main__ import exit_code, failures
 from atft_pipeline.transforms import normalize
 
 DATA_SET = "synthetic"
-SKILL = {"evaluation:sharpe_above_threshold", "evaluation:rank_ic_positive"}
+SKILL = {
+    "evaluation:sharpe_above_threshold",
+    "evaluation:sharpe_significant",
+    "evaluation:rank_ic_positive",
+    "evaluation:rank_ic_above_baselines",
+}
 
 
 def verdicts(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
@@ -256,8 +261,10 @@ def test_the_whole_graph_runs_and_integrity_holds(whole):
 
 def test_a_signal_free_market_shows_no_skill_and_exits_0(whole):
     _, result = whole
-    for check in SKILL:
+    for check in ("evaluation:sharpe_above_threshold", "evaluation:rank_ic_positive"):
         assert "lower bound -" in figure(result, check)
+    assert "deflated Sharpe 0." in figure(result, "evaluation:sharpe_significant")
+    assert "least of" in figure(result, "evaluation:rank_ic_above_baselines")
     assert exit_code(result) == 0
 
 
@@ -307,6 +314,15 @@ def test_predictions_of_another_run_are_refused(whole_copy, run, column):
     assert stored(result) == set()
     assert exit_code(result) == 1
     assert contents(root) == good
+
+
+def test_a_control_of_another_run_is_refused(whole_copy, run):
+    path = whole_copy / DATA_SET / "random_graph_predictions.parquet"
+    rewrite(path, checkpoint_hash=pl.lit("another"))
+    result = run("evaluation", whole_copy)
+    words = figure(result, "evaluation:evidence_matches_checkpoint")
+    assert words.startswith("random_graph_predictions: checkpoint_hash is ['another']")
+    assert exit_code(result) == 1
 
 
 def test_predictions_mixed_from_two_runs_are_refused(whole_copy, run):
@@ -363,6 +379,82 @@ def test_an_edited_panel_is_refused(whole_copy, run):
     np.save(folder / "targets.npy", targets * 2)
     result = run("evaluation", whole_copy)
     assert "targets.npy: content differs from the manifest" in failures(result)[0]
+    assert exit_code(result) == 1
+
+
+def test_scores_of_another_path_than_trainings_are_refused(whole_copy, run):
+    """Scores of the validation dates with dropout left on, say: noise on top."""
+    path = whole_copy / DATA_SET / "predictions.parquet"
+    frame = pl.read_parquet(path)
+    noise = np.random.default_rng(0).normal(0.0, 5.0 * frame["score"].std(), frame.height)
+    frame.with_columns(score=pl.col("score") + noise).write_parquet(path)
+    good = contents(whole_copy / DATA_SET)
+    result = run("evaluation", whole_copy)
+    words = figure(result, "evaluation:evaluation_path_equals_training_path")
+    assert "training recorded" in words
+    assert exit_code(result) == 1
+    assert contents(whole_copy / DATA_SET) == good
+
+
+def test_figures_of_other_weights_that_repeat_are_refused(whole_copy, run):
+    """The stored evaluation says that it is of other weights, and has the same figures."""
+    root = whole_copy / DATA_SET
+    rewrite(root / "evaluation.parquet", checkpoint_hash=pl.lit("another"))
+    good = contents(root)
+    result = run("evaluation", whole_copy)
+    words = figure(result, "evaluation:metrics_not_identical_to_previous_run")
+    assert "equal those of weights another to 6 digits" in words
+    assert exit_code(result) == 1
+    assert contents(root) == good
+    assert (root / "rejected" / "evaluation.parquet").exists()
+
+
+def test_the_same_weights_may_be_evaluated_again(whole_copy, run):
+    result = run("evaluation", whole_copy)
+    assert exit_code(result) == 0
+    check = verdicts(result)["evaluation:metrics_not_identical_to_previous_run"]
+    assert "the same weights" in str(check.metadata["figure"].value)
+
+
+def test_a_shuffle_that_does_not_shuffle_is_caught(whole_copy, run, monkeypatch):
+    from atft_model import controls
+
+    path = whole_copy / DATA_SET / "predictions.parquet"
+    frame = pl.read_parquet(path)
+    targets = pl.read_parquet(whole_copy / DATA_SET / "targets.parquet").unpivot(
+        index=["date", "code"], value_name="truth"
+    ).select(
+        "date", "code", "truth",
+        horizon=pl.col("variable").str.extract(r"(\d+)").cast(pl.Int32),
+    )  # fmt: skip
+    # A model that knows the test returns, dealt to the same stocks again in most of the dates.
+    known = frame.join(targets, on=["date", "code", "horizon"], how="left", maintain_order="left")
+    cheat = pl.when(pl.col("part") == "test").then(pl.col("truth").fill_null(0.0))
+    known.with_columns(score=cheat.otherwise("score")).drop("truth").write_parquet(path)
+
+    def hardly(score: np.ndarray, seed: int) -> np.ndarray:
+        dealt = score.copy()
+        dealt[:5] = np.random.default_rng(seed).permuted(dealt[:5], axis=1)
+        return dealt
+
+    monkeypatch.setattr(controls, "shuffled_within_date", hardly)
+    result = run("evaluation", whole_copy)
+    assert "standard errors from 0" in figure(result, "evaluation:shuffled_control_finds_nothing")
+    assert exit_code(result) == 1
+
+
+def test_without_the_ledger_no_sharpe_is_judged(whole_copy, run):
+    (whole_copy / DATA_SET / "trial_ledger.jsonl").unlink()
+    result = run("evaluation", whole_copy)
+    assert "the trial ledger lacks the run that is judged" in failures(result)[0]
+    assert exit_code(result) == 1
+
+
+def test_prices_of_another_panel_are_refused(whole_copy, run):
+    path = whole_copy / DATA_SET / "prices.parquet"
+    pl.read_parquet(path).head(-100).write_parquet(path)
+    result = run("evaluation", whole_copy)
+    assert "daily returns are not those of the panel" in failures(result)[0]
     assert exit_code(result) == 1
 
 

@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+import pyarrow.compute as pc
 import pytest
 import torch
 
@@ -49,6 +51,20 @@ def test_scores_carry_their_identity(run, stored_panel):
     table = predict(run[0], *stored_panel)
     assert set(table["checkpoint_hash"].to_pylist()) == {run[1]["checkpoint_hash"]}
     assert len(table) > 0
+
+
+def test_a_random_graph_scores_the_test_dates_beside_the_model(run, stored_panel):
+    plain = predict(run[0], *stored_panel)
+    both = predict(run[0], *stored_panel, with_random_graph=True)
+    model = both.filter(pc.equal(both["scorer"], "model"))
+    control = both.filter(pc.equal(both["scorer"], "model_random_graph"))
+    assert model["score"].equals(plain["score"])
+    assert set(control["part"].to_pylist()) == {"test"}
+    assert set(control["checkpoint_hash"].to_pylist()) == {run[1]["checkpoint_hash"]}
+    of_test = model.filter(pc.equal(model["part"], "test"))
+    for column in ("date", "code", "horizon"):
+        assert control[column].to_pylist() == of_test[column].to_pylist()
+    assert not np.allclose(control["score"].to_numpy(), of_test["score"].to_numpy(), atol=1e-4)
 
 
 def test_tampered_weights_are_refused(run, stored_panel, tmp_path):

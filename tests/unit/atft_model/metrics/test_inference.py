@@ -3,21 +3,33 @@
 import numpy as np
 import pytest
 import statsmodels.api as sm
+from scipy import stats
 
 from atft_model.errors import InputError
 from atft_model.metrics.inference import (
     MeanEstimate,
     SharpeEstimate,
+    best_sharpe_by_luck,
+    deflated_sharpe,
     long_run_variance,
     newey_west_lag,
     newey_west_mean,
+    probabilistic_sharpe,
     sharpe,
+    sharpe_difference,
+    smallest_detectable,
 )
 
 
 def _autocorrelated(T: int, seed: int, scale: float = 0.01) -> np.ndarray:
     shocks = np.random.default_rng(seed).standard_t(4, T + 4) * scale
     return np.convolve(shocks, np.ones(5) / 5, mode="valid")
+
+
+def _daily(T: int, seed: int) -> np.ndarray:
+    """Heavy tails, and as much autocorrelation as stale prices give a portfolio."""
+    shocks = np.random.default_rng(seed).standard_t(4, T + 1) * 0.01
+    return shocks[1:] + 0.25 * shocks[:-1]
 
 
 def _days(T: int) -> np.ndarray:
@@ -94,7 +106,7 @@ def test_infinities_and_impossible_lags_are_refused() -> None:
 
 
 def test_sharpe_is_mean_over_std_times_root_252() -> None:
-    returns = _autocorrelated(600, 4) + 0.0005
+    returns = _daily(600, 4) + 0.0005
     estimate = sharpe(returns, _days(600))
     expected = returns.mean() / returns.std(ddof=1) * np.sqrt(252)
     assert estimate.value == pytest.approx(expected, abs=1e-10)
@@ -105,7 +117,7 @@ def test_sharpe_is_mean_over_std_times_root_252() -> None:
 
 
 def test_sharpe_error_is_the_hac_error_of_its_influence_function() -> None:
-    returns = _autocorrelated(600, 5) + 0.0005
+    returns = _daily(600, 5) + 0.0005
     estimate = sharpe(returns, _days(600))
     z = (returns - returns.mean()) / returns.std(ddof=1)
     daily = returns.mean() / returns.std(ddof=1)
@@ -149,10 +161,92 @@ def test_a_book_that_never_moves_has_no_sharpe(returns: np.ndarray) -> None:
 
 
 def test_sharpe_refuses_undated_weekly_and_missing_returns() -> None:
-    returns = _autocorrelated(30, 8)
+    returns = _daily(30, 8)
     with pytest.raises(InputError, match="undated"):
         sharpe(returns, np.arange(30))
     with pytest.raises(InputError, match="one return per trading day"):
         sharpe(returns, _days(150)[::5])
     with pytest.raises(InputError, match="1 of 30 values are not finite"):
         sharpe(np.where(np.arange(30) == 3, np.nan, returns), _days(30))
+
+
+# Many trials, and what so many dates could have shown -----------------------------------------
+
+
+@pytest.mark.parametrize("horizon", [2, 5, 20])
+@pytest.mark.parametrize("T", [120, 1500])
+def test_overlapping_returns_one_per_day_are_refused(horizon: int, T: int) -> None:
+    """Five-day returns under a daily calendar: the root of 252 would inflate them."""
+    rng = np.random.default_rng(horizon)
+    for _ in range(5):
+        daily = 0.01 * rng.standard_t(4, T + horizon - 1)
+        overlapping = np.convolve(daily, np.ones(horizon), mode="valid")
+        for function in (sharpe, probabilistic_sharpe):
+            if horizon > 2 or T > 500:  # two-day returns over few dates may pass for stale prices
+                with pytest.raises(InputError, match="overlapping returns of several days"):
+                    function(overlapping, _days(T))
+            function(daily[:T], _days(T))
+
+
+@pytest.mark.parametrize("benchmark", [0.0, 0.8])
+def test_the_probabilistic_sharpe_is_that_of_its_paper(benchmark: float) -> None:
+    returns = _daily(500, 9) + 0.0006
+    daily = returns.mean() / returns.std(ddof=1)
+    skew, kurtosis = stats.skew(returns), stats.kurtosis(returns, fisher=False)
+    error = np.sqrt((1 - skew * daily + (kurtosis - 1) / 4 * daily**2) / 499)
+    expected = stats.norm.cdf((daily - benchmark / np.sqrt(252)) / error)
+    assert probabilistic_sharpe(returns, _days(500), benchmark) == pytest.approx(
+        expected, abs=1e-10
+    )
+
+
+def test_the_best_of_many_trials_by_luck_is_what_simulation_finds() -> None:
+    """Expected maximum of N independent ratios without skill, by drawing them."""
+    T = 400
+    rng = np.random.default_rng(10)
+    for trials, tolerance in ((10, 0.05), (100, 0.02), (1000, 0.02)):
+        best = rng.standard_normal((2000, trials)).max(axis=1).mean() * np.sqrt(252 / (T - 1))
+        assert best_sharpe_by_luck(trials, T) == pytest.approx(best, rel=tolerance)
+    first = stats.norm.ppf(1 - 1 / 100) * (1 - np.euler_gamma)
+    second = stats.norm.ppf(1 - 1 / (100 * np.e)) * np.euler_gamma
+    expected = (first + second) * np.sqrt(252 / 399)
+    assert best_sharpe_by_luck(100, 400) == pytest.approx(expected, abs=1e-10)
+    assert best_sharpe_by_luck(1, 400) == 0.0
+
+
+def test_more_trials_deflate_more() -> None:
+    returns, days = _daily(500, 11) + 0.0008, _days(500)
+    probabilities = [deflated_sharpe(returns, days, trials) for trials in (1, 2, 20, 1000)]
+    assert probabilities[0] == probabilistic_sharpe(returns, days)
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert np.isnan(deflated_sharpe(np.zeros(50), _days(50), 3))
+    with pytest.raises(InputError, match="trials = 0"):
+        deflated_sharpe(returns, days, 0)
+
+
+def test_a_difference_of_sharpes_knows_that_both_saw_the_same_market() -> None:
+    """Its error over many samples, for two books that share most of what moves them."""
+    rng = np.random.default_rng(12)
+    found, errors = [], []
+    for _ in range(300):
+        market = 0.01 * rng.standard_normal(500)
+        a = market + 0.003 * rng.standard_normal(500) + 0.0003
+        b = market + 0.003 * rng.standard_normal(500)
+        estimate = sharpe_difference(a, b, _days(500))
+        assert estimate.mean == pytest.approx(
+            sharpe(a, _days(500)).value - sharpe(b, _days(500)).value, abs=1e-10
+        )
+        found.append(estimate.mean)
+        errors.append(estimate.standard_error)
+    assert np.mean(errors) == pytest.approx(np.std(found), rel=0.1)
+    assert np.mean(errors) < 0.4 * np.sqrt(2 * 252 / 500)
+
+
+def test_the_smallest_detectable_effect_is_detected_as_often_as_stated() -> None:
+    rng = np.random.default_rng(13)
+    effect = smallest_detectable(0.1, power=0.8)
+    assert effect == pytest.approx((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * 0.1, abs=1e-10)
+    shown = np.abs(effect + 0.1 * rng.standard_normal(20_000)) > 1.959964 * 0.1
+    assert shown.mean() == pytest.approx(0.8, abs=0.01)
+    with pytest.raises(InputError, match="power"):
+        smallest_detectable(0.1, power=1.0)

@@ -5,18 +5,24 @@ from dataclasses import replace
 import jaxtyping
 import numpy as np
 import pytest
+from scipy import stats
 
 from atft_model.errors import InputError
 from atft_model.metrics.inference import newey_west_mean, sharpe
 from atft_model.metrics.portfolio import (
+    NO_RULES,
     PortfolioConfig,
+    TradingRules,
     breakeven_cost_bp,
+    capacity,
     drawdown,
     equal_weights,
     long_short_weights,
     overlapping_cohorts,
     portfolio_returns,
+    rank_weights,
     returns_of_weights,
+    top_weights,
 )
 
 DATES, STOCKS = 40, 35
@@ -62,32 +68,51 @@ def _slow_portfolio(
     daily_return: np.ndarray,
     tradable: np.ndarray,
     config: PortfolioConfig,
-) -> dict[int, tuple[float, float, float]]:
-    """(gross, turnover, exposure) by row of the day: cohort by cohort, stock by stock."""
+    rules: TradingRules = NO_RULES,
+) -> dict[int, dict[str, float]]:
+    """Figures by row of the day: cohort by cohort, stock by stock."""
     dates, stocks = score.shape
     lag, horizon = config.execution_lag, config.horizon
-    cohorts = []
-    for t in range(dates):
-        chosen = _slow_weights(score[t].tolist(), tradable[t].tolist(), config.quantile)
-        entry = t + lag
-        filled = {
-            s: w for s, w in chosen.items() if entry < dates and np.isfinite(daily_return[entry, s])
-        }
-        cohorts.append((t, filled))
+    cohorts = [
+        _slow_weights(score[t].tolist(), tradable[t].tolist(), config.quantile)
+        for t in range(dates)
+    ]
+    bars = np.isfinite(daily_return)
     result = {}
-    before = dict.fromkeys(range(stocks), 0.0)
-    for d in range(dates):
-        position = dict.fromkeys(range(stocks), 0.0)
-        for t, cohort in cohorts:
-            if t + lag + 1 <= d <= t + lag + horizon:
-                for s, w in cohort.items():
-                    position[s] += w / horizon
-        turnover = sum(abs(position[s] - before[s]) for s in range(stocks))
-        move = {s: daily_return[d, s] if np.isfinite(daily_return[d, s]) else 0.0 for s in position}
-        gross = sum(position[s] * move[s] for s in position)
-        before = {s: w * (1 + move[s]) / (1 + gross) for s, w in position.items()}
+    has = dict.fromkeys(range(stocks), 0.0)
+    for d in range(1, dates):
+        found = dict.fromkeys(("gross", "turnover", "exposure", "short", "unfilled", "root"), 0.0)
+        moves = {}
+        for s in range(stocks):
+            running = [cohorts[t] for t in range(dates) if t + lag < d <= t + lag + horizon]
+            wanted = sum(cohort.get(s, 0.0) for cohort in running) / horizon
+            buys, sells = wanted > has[s], wanted < has[s]
+            blocked = not bars[d - 1, s]
+            if rules.can_buy is not None and buys and not rules.can_buy[d - 1, s]:
+                blocked = True
+            if rules.can_sell is not None and sells and not rules.can_sell[d - 1, s]:
+                blocked = True
+            if blocked:
+                found["unfilled"] += abs(wanted - has[s])
+                wanted = has[s]
+            traded = abs(wanted - has[s])
+            if rules.volatility is not None and rules.traded_value is not None:
+                share = traded / rules.traded_value[d - 1, s]
+                found["root"] += traded * rules.volatility[d - 1, s] * share**0.5
+            moves[s] = daily_return[d, s] if bars[d, s] else 0.0
+            if rules.delisted is not None and rules.delisted[d, s]:
+                moves[s] = config.delisting_return
+            found["turnover"] += traded
+            found["gross"] += wanted * moves[s]
+            found["exposure"] += abs(wanted)
+            found["short"] += max(-wanted, 0.0)
+            has[s] = wanted
+        for s in range(stocks):
+            has[s] *= (1 + moves[s]) / (1 + found["gross"])
+            if rules.delisted is not None and rules.delisted[d, s]:
+                has[s] = 0.0
         if d >= horizon + lag:
-            result[d] = (gross, turnover, sum(abs(w) for w in position.values()))
+            result[d] = found
     return result
 
 
@@ -100,11 +125,42 @@ def test_returns_are_those_of_a_loop_over_cohorts(horizon: int, lag: int, quanti
     ours = portfolio_returns(score, daily_return, tradable, _days(DATES), config)
     slow = _slow_portfolio(score, daily_return, tradable, config)
     np.testing.assert_array_equal(ours.dates, _days(DATES)[list(slow)])
-    expected = np.array(list(slow.values()))
-    for found, column in zip((ours.gross, ours.turnover, ours.exposure), expected.T, strict=True):
-        np.testing.assert_allclose(found, column, rtol=0, atol=1e-10)
-    np.testing.assert_allclose(ours.cost, expected[:, 1] * 12e-4, atol=1e-12)
+    for name in ("gross", "turnover", "exposure", "unfilled"):
+        expected = [found[name] for found in slow.values()]
+        np.testing.assert_allclose(getattr(ours, name), expected, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(ours.cost, ours.turnover * 12e-4, atol=1e-12)
     np.testing.assert_allclose(ours.net, ours.gross - ours.cost, atol=1e-15)
+    assert ours.unfilled.sum() > 0
+    assert np.isnan(capacity(ours))  # nothing is known about impact
+
+
+@pytest.mark.parametrize("horizon", [1, 5])
+def test_limits_delistings_borrowing_and_impact_are_those_of_the_loop(horizon: int) -> None:
+    config = replace(CONFIG, horizon=horizon, quantile=0.3, borrow_bp=300.0, capital=1e7,
+                     impact=0.8, delisting_return=-0.3)  # fmt: skip
+    score, daily_return, tradable = _market(seed=20 + horizon)
+    rng = np.random.default_rng(20)
+    delisted = np.zeros(score.shape, dtype=bool)
+    for stock, day in ((3, 20), (7, 25), (9, 31)):
+        daily_return[day:, stock] = np.nan
+        delisted[day, stock] = True
+    rules = TradingRules(
+        can_buy=rng.random(score.shape) < 0.9,
+        can_sell=rng.random(score.shape) < 0.9,
+        delisted=delisted,
+        volatility=0.01 + 0.02 * rng.random(score.shape),
+        traded_value=1e6 * (1 + rng.random(score.shape)),
+    )
+    ours = portfolio_returns(score, daily_return, tradable, _days(DATES), config, rules)
+    slow = _slow_portfolio(score, daily_return, tradable, config, rules)
+    names = ("gross", "turnover", "exposure", "unfilled", "short", "root")
+    expected = {name: np.array([found[name] for found in slow.values()]) for name in names}
+    for name in ("gross", "turnover", "exposure", "unfilled"):
+        np.testing.assert_allclose(getattr(ours, name), expected[name], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(ours.borrow, expected["short"] * 300e-4 / 252, atol=1e-12)
+    np.testing.assert_allclose(ours.impact, 0.8 * expected["root"] * 1e7**0.5, atol=1e-10)
+    cost = ours.turnover * 10e-4 + ours.borrow + ours.impact
+    np.testing.assert_allclose(ours.cost, cost, atol=1e-12)
 
 
 # Weights ------------------------------------------------------------------------------------------
@@ -167,6 +223,33 @@ def test_too_few_stocks_hold_nothing() -> None:
 def test_equal_weights() -> None:
     tradable = np.array([[True, True, False], [False, False, False]])
     np.testing.assert_array_equal(equal_weights(tradable), [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]])
+
+
+def test_rank_weights_follow_the_ranks() -> None:
+    score, _, tradable = _market(21)
+    weights = rank_weights(score, tradable, min_stocks=10)
+    use = tradable & np.isfinite(score)
+    assert (weights[~use] == 0).all()
+    for day in range(DATES):
+        ranks = stats.rankdata(score[day, use[day]])
+        centred = ranks - ranks.mean()
+        expected = 2 * centred / np.abs(centred).sum()
+        np.testing.assert_allclose(weights[day, use[day]], expected, atol=1e-10)
+    assert not rank_weights(np.zeros((1, 40)), np.ones((1, 40), bool)).any()
+    assert not rank_weights(score[:, :9], tradable[:, :9], 10).any()
+
+
+def test_top_weights_hold_the_highest_scores_and_share_ties() -> None:
+    score = np.random.default_rng(22).permuted(np.tile(np.arange(40.0), (3, 1)), axis=1)
+    every = np.ones(score.shape, dtype=bool)
+    np.testing.assert_array_equal(top_weights(score, every, 5), np.where(score >= 35, 0.2, 0.0))
+    tied = np.minimum(score, 33.0)  # seven stocks share the five places
+    np.testing.assert_allclose(top_weights(tied, every, 5), np.where(score >= 33, 1 / 7, 0.0))
+    np.testing.assert_allclose(top_weights(np.zeros((1, 40)), every[:1], 5), 1 / 40)
+    assert not top_weights(score, every, 41).any()
+    assert not top_weights(score[:, :9], every[:, :9], 5, min_stocks=10).any()
+    with pytest.raises(InputError, match="stocks = 0"):
+        top_weights(score, every, 0)
 
 
 # Timing -------------------------------------------------------------------------------------------
@@ -274,25 +357,58 @@ def test_a_missing_bar_earns_nothing_and_its_move_comes_with_the_next() -> None:
     config = PortfolioConfig(horizon=2, cost_bp=0.0)
     weights *= 0.5
     returns = returns_of_weights(weights, is_signal_date, daily_return, _days(8), config)
-    np.testing.assert_allclose(returns.gross, 0, atol=1e-15)  # left at row 3's stale price
-    weights[1] = weights[0]
-    returns = returns_of_weights(weights, is_signal_date, daily_return, _days(8), config)
+    # Row 3's close has no price to leave at: the whole move of row 4 is still earned.
     np.testing.assert_allclose(returns.gross[:2], [0, 0.05], atol=1e-15)  # rows 3 and 4
+    assert returns.unfilled[1] == pytest.approx(0.5)
+    assert returns.exposure[2] == 0
 
 
-def test_no_bar_on_the_entry_day_no_entry() -> None:
+def test_no_bar_on_the_entry_day_the_entry_is_at_the_next_bar() -> None:
     weights, is_signal_date = _one_stock_book()
-    daily_return = np.full((8, 2), 0.01)
+    weights = np.vstack([np.zeros((4, 2)), weights])  # signal on row 4, entry on row 5
+    is_signal_date = np.ones(12, dtype=bool)
+    daily_return = np.full((12, 2), 0.01)
     config = PortfolioConfig(horizon=4)
-    entered = returns_of_weights(weights, is_signal_date, daily_return, _days(8), config)
-    assert entered.exposure[0] == pytest.approx(0.5)
-    has_bar = np.ones((8, 2), dtype=bool)
-    has_bar[1, 0] = False
-    empty = returns_of_weights(weights, is_signal_date, daily_return, _days(8), config, has_bar)
-    assert not empty.exposure.any()
-    daily_return[1, 0] = np.nan  # what has_bar is by default
-    empty = returns_of_weights(weights, is_signal_date, daily_return, _days(8), config)
-    assert not empty.exposure.any()
+    at_once = returns_of_weights(weights, is_signal_date, daily_return, _days(12), config)
+    np.testing.assert_allclose(at_once.exposure[1:5], 0.5)  # rows 6 to 9
+    has_bar = np.ones((12, 2), dtype=bool)
+    has_bar[5, 0] = False
+    for rules in (TradingRules(has_bar=has_bar), TradingRules(can_buy=has_bar)):
+        late = returns_of_weights(weights, is_signal_date, daily_return, _days(12), config, rules)
+        np.testing.assert_allclose(late.exposure[1:5], [0, 0.5, 0.5, 0.5])
+    daily_return[5, 0] = np.nan  # what has_bar is by default
+    late = returns_of_weights(weights, is_signal_date, daily_return, _days(12), config)
+    np.testing.assert_allclose(late.exposure[1:5], [0, 0.5, 0.5, 0.5])
+
+
+def test_at_a_lower_limit_nobody_buys_what_is_to_be_sold() -> None:
+    weights, is_signal_date = _one_stock_book()
+    daily_return = np.zeros((8, 2))
+    daily_return[4:6, 0] = -0.1
+    can_sell = np.ones((8, 2), dtype=bool)
+    can_sell[3:5, 0] = False
+    rules, config = TradingRules(can_sell=can_sell), PortfolioConfig(horizon=2, cost_bp=0.0)
+    weights *= 0.5
+    free = returns_of_weights(weights, is_signal_date, daily_return, _days(8), config)
+    stuck = returns_of_weights(weights, is_signal_date, daily_return, _days(8), config, rules)
+    np.testing.assert_allclose(free.gross[:3], 0, atol=1e-15)  # left at row 3's close
+    first = -0.5 * 0.1
+    second = 0.5 * 0.9 / (1 + first) * -0.1
+    np.testing.assert_allclose(stuck.gross[:4], [0, first, second, 0], atol=1e-15)
+
+
+def test_a_delisted_stock_pays_its_delisting_return_and_is_cash() -> None:
+    weights, is_signal_date = np.tile([1.0, 0.0], (9, 1)), np.ones(9, dtype=bool)
+    daily_return = np.full((9, 2), 0.0)
+    daily_return[5:, 0] = np.nan
+    delisted = np.zeros((9, 2), dtype=bool)
+    delisted[5, 0] = True
+    config = PortfolioConfig(horizon=2, cost_bp=0.0, delisting_return=-0.3)
+    returns = returns_of_weights(
+        weights, is_signal_date, daily_return, _days(9), config, TradingRules(delisted=delisted)
+    )
+    np.testing.assert_allclose(returns.gross, [0, 0, -0.3, 0, 0, 0], atol=1e-15)
+    np.testing.assert_allclose(returns.exposure, [1, 1, 1, 0, 0, 0], atol=1e-15)
 
 
 # Cost ---------------------------------------------------------------------------------------------
@@ -318,6 +434,25 @@ def test_the_breakeven_cost_is_where_the_mean_net_return_is_zero() -> None:
     assert at_breakeven.cost_bp > 0
     loss = portfolio_returns(-target, daily_return, tradable, _days(80), CONFIG)
     assert breakeven_cost_bp(loss) < 0
+
+
+def test_at_its_capacity_a_portfolio_earns_nothing() -> None:
+    daily_return, tradable = _noise(13, dates=80)
+    target = _forward_return(daily_return, 5)
+    rules = TradingRules(
+        volatility=np.full(daily_return.shape, 0.02), traded_value=np.full(daily_return.shape, 1e6)
+    )
+    small = portfolio_returns(target, daily_return, tradable, _days(80), CONFIG, rules)
+    limit = capacity(small)
+    assert limit > 0
+    full = replace(CONFIG, capital=limit)
+    again = portfolio_returns(target, daily_return, tradable, _days(80), full, rules)
+    assert again.net.mean() == pytest.approx(0.0, abs=1e-12)
+    assert capacity(again) == pytest.approx(limit)
+    loss = portfolio_returns(-target, daily_return, tradable, _days(80), CONFIG, rules)
+    assert capacity(loss) == 0.0
+    with pytest.raises(InputError, match="asks for impact"):
+        portfolio_returns(target, daily_return, tradable, _days(80), full)
 
 
 def test_drawdown() -> None:
@@ -348,7 +483,9 @@ def test_bad_arrays_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="daily_return has shape"):
         portfolio_returns(score, daily_return[1:], tradable, days, CONFIG)
     with pytest.raises(InputError, match="has_bar has shape"):
-        portfolio_returns(score, daily_return, tradable, days, CONFIG, tradable[:1])
+        portfolio_returns(
+            score, daily_return, tradable, days, CONFIG, TradingRules(has_bar=tradable[:1])
+        )
     with pytest.raises(InputError, match="no date has a score"):
         portfolio_returns(np.full_like(score, np.nan), daily_return, tradable, days, CONFIG)
     with pytest.raises(InputError, match="22 dates or more for horizon 20"):
@@ -376,6 +513,10 @@ def test_a_loss_of_all_capital_in_a_day_is_refused() -> None:
         ("cost_bp", -1.0),
         ("cost_bp", float("nan")),
         ("execution_lag", -1),
+        ("borrow_bp", -1.0),
+        ("capital", float("inf")),
+        ("impact", -0.1),
+        ("delisting_return", -1.1),
     ],
 )
 def test_impossible_settings_are_refused(field: str, value: float) -> None:

@@ -215,3 +215,16 @@ def test_deciles_of_an_oracle_rise_and_tied_stocks_stay_together() -> None:
 def test_fewer_than_two_deciles_are_refused() -> None:
     with pytest.raises(InputError, match="deciles = 1"):
         decile_returns(*_market(13), deciles=1)
+
+
+def test_values_that_differ_in_their_last_bits_alone_keep_their_order() -> None:
+    """The sort that brings positions along replaces those bits."""
+    rng = np.random.default_rng(30)
+    close = 1.0 + np.finfo(float).eps * rng.permuted(np.tile(np.arange(64.0), (3, 1)), axis=1)
+    huge = rng.permuted(np.tile(np.linspace(1.1e308, 1.7e308, 64), (3, 1)), axis=1)
+    signs = rng.choice([-1.0, 1.0], (3, 64)) * close
+    zeros = rng.choice([-0.0, 0.0, 1e-320, -1e-320], (3, 64))
+    for values in (close, -close, huge, -huge, signs, zeros):
+        np.testing.assert_array_equal(average_ranks(values), stats.rankdata(values, axis=1))
+    infinite = np.where(rng.random((3, 64)) < 0.2, np.inf, huge)
+    np.testing.assert_array_equal(average_ranks(infinite), stats.rankdata(infinite, axis=1))

@@ -36,7 +36,42 @@ def _horizon_row(scorer: str, horizon: int) -> dict:
         "max_drawdown": -0.123,
         "breakeven_cost_bp": 4.2,
         "n_dates": 1234,
+        "rank_ic_low": 0.001,
+        "rank_ic_high": 0.04,
+        "rank_ic_gap_t": 1.7 if scorer != "model" else NAN,
+        "residual_rank_ic": 0.0123,
+        "residual_rank_ic_t": 1.5,
+        "sharpe_net_low": -2.31,
+        "sharpe_net_high": 1.09,
+        "sharpe_gap_t": 0.4,
+        "rank_weighted_sharpe_net": 0.31,
+        "top_sharpe_net": 0.52,
+        "capacity": 2.5e6,
+        "deflated_sharpe": 0.21,
+        "sharpe_by_luck": 1.17,
+        "trials": 12.0,
+        "sharpe_lag": 5.0,
+        "rank_ic_band_low": -0.0081 if scorer == "ridge" else NAN,
+        "rank_ic_band_high": 0.0079 if scorer == "ridge" else NAN,
+        "sharpe_net_band_low": -2.5,
+        "sharpe_net_band_high": 1.4,
     }
+
+
+def _breakdowns() -> pl.DataFrame:
+    rows = [
+        ("age", "0", "rank_ic"), ("age", "5", "rank_ic"), ("sector", "Energy", "rank_ic"),
+        ("size", "small", "rank_ic"), ("year", "2014", "rank_ic"), ("year", "2014", "return_net"),
+        ("month", "2014-01", "rank_ic"), ("month", "2014-02", "rank_ic"),
+        ("quantile", "0.05", "coverage"), ("quantile", "all", "crossing"),
+    ]  # fmt: skip
+    return pl.DataFrame(
+        [
+            {"horizon": 5, "breakdown": kind, "group": group, "metric": metric, "value": 0.021,
+             "standard_error": 0.01, "dates": 21}
+            for kind, group, metric in rows
+        ]
+    )  # fmt: skip
 
 
 def _data() -> ReportData:
@@ -88,6 +123,7 @@ def _data() -> ReportData:
         ),
         gradients=pl.DataFrame({"step": [1, 2], "group": ["gat", "gat"], "l2": [0.1, 0.0]}),
         quarantine=pl.DataFrame({"reason": ["high < low", "zero volume"], "rows": [17, 2300]}),
+        breakdowns=_breakdowns(),
         missing={"statements": "16 features left out"},
         notes=["Survivors only."],
     )
@@ -150,7 +186,7 @@ def test_ids_are_unique_and_the_contents_lead_somewhere(html: str) -> None:
     ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     links = {a["href"] for tag, a in tags if tag == "a"}
-    assert len(links) == 8
+    assert len(links) == 9
     assert {f"#{i}" for i in ids} >= links
 
 
@@ -213,7 +249,10 @@ def test_numbers_come_with_their_errors(html: str) -> None:
     text = _Page(html).text
     assert "0.1065 ± 0.0081" in text  # rank IC at 5 days
     assert "−0.61 ± 0.87" in text
-    assert "95 %: −2.33 to 1.10; gross 0.95" in text
+    assert "95 %: −2.31 to 1.09 (bootstrap), lag 5; gross 0.95" in text
+    assert "probability that it is above 1.17, the best of 12 by luck" in text
+    assert "Luck alone: 95 % of random scores end at a rank IC of −0.0081 to 0.0079" in text
+    assert "2.5 m" in text  # capacity
     assert "−12.3 %" in text  # no-break spaces are white space to the parser
     assert "1,234" in text
     assert "2,317" in text  # rows of quarantine, summed
@@ -246,7 +285,7 @@ def test_what_is_not_defined_reads_na(value: float | None) -> None:
 def test_a_rounded_zero_has_no_sign() -> None:
     horizons = _data().horizons.with_columns(sharpe_net=pl.lit(-0.001))
     text = _Page(render_report(replace(_data(), horizons=horizons))).text
-    assert "−0.00" not in text
+    assert not re.search(r"−0\.00\b", text)
     assert "0.00 ± 0.87" in text
 
 

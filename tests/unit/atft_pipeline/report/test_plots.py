@@ -14,11 +14,13 @@ from atft_pipeline.report.plots import (
     figure_to_png_data_uri,
     figure_to_svg,
     plot_cumulative_return,
+    plot_decay,
     plot_deciles,
     plot_drift,
     plot_gradients,
     plot_quarantine,
     plot_rank_ic,
+    plot_rank_ic_by_month,
     plot_scorers,
     plot_training,
     scorer_label,
@@ -50,6 +52,40 @@ def _gradients(last: float) -> pl.DataFrame:
     return pl.DataFrame(
         {"step": [1, 2, 1, 2], "group": ["gat", "gat", "head", "head"], "l2": [0.1, last, 1.0, 1.0]}
     )
+
+
+def test_months_and_ages_are_drawn_with_their_intervals() -> None:
+    months = pl.DataFrame(
+        {"group": ["2014-02", "2014-01"], "value": [0.02, -0.01], "standard_error": [0.01, None]}
+    )
+    figure = plot_rank_ic_by_month(months)
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [-0.01, 0.02]
+    ages = pl.DataFrame(
+        {
+            "horizon": [1, 1, 5, 5],
+            "group": ["0", "10", "0", "10"],
+            "value": [0.03, 0.0, 0.05, 0.02],
+            "standard_error": [0.01] * 4,
+        }
+    )
+    figure = plot_decay(ages)
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["0", "10"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1 day", "5 days"]
+
+
+def test_the_band_of_random_scores_is_drawn_where_it_is_known() -> None:
+    rows = pl.DataFrame(
+        {
+            "scorer": ["model", "random"], "horizon": [5, 5], "rank_ic": [0.03, 0.0],
+            "rank_ic_se": [0.01, 0.01], "sharpe_net": [1.0, -1.0], "sharpe_se": [0.5, 0.5],
+            "rank_ic_band_low": [None, -0.007], "rank_ic_band_high": [None, 0.006],
+        }
+    )  # fmt: skip
+    with_band, without = plot_scorers(rows, 5).axes
+    (band,) = with_band.patches
+    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((-0.007, 0.006))
+    assert len(without.patches) == 0
 
 
 def test_svg_fits_into_a_page() -> None:
