@@ -43,6 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--run-file", type=Path, help="run.toml with settings over the preset")
     train.add_argument("--resolved", type=Path, help="complete config.json; nothing else applies")
     train.add_argument("--ledger", type=Path, help="append-only trial ledger to add the run to")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out that "
+                       "was killed, to the same weights as if it had not been")  # fmt: skip
     train.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     train.set_defaults(command=run_train)
 
@@ -70,11 +72,11 @@ def run_train(options: argparse.Namespace, reporter: Reporter) -> int:
         config = resolve(options.preset or preset or "standard", layers)
     start_logging(options.out / "train.log")
     # Imported late: bad settings are reported without waiting for torch.
-    from atft_model.run import append_trial, train
+    from atft_model.run import train
 
-    record = train(config, options.panel, options.graph, options.out, reporter)
-    if options.ledger:
-        append_trial(options.ledger, record)
+    record = train(
+        config, options.panel, options.graph, options.out, reporter, options.ledger, options.resume
+    )
     log = logging.getLogger("atft")
     log.info(
         "run %s: best epoch %d of %d, validation rank IC %.4f, weights %s, %.0f s",
