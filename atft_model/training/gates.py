@@ -85,7 +85,7 @@ class Finding:
     figure: str
     threshold: str
     severity: Literal["ERROR", "WARN"] = "ERROR"
-    numbers: Mapping[str, float] = field(default_factory=dict)
+    numbers: Mapping[str, int | float] = field(default_factory=dict)
     table: tuple[Sequence[str], Sequence[Sequence[Any]]] | None = None
 
     @property
