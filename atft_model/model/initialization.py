@@ -3,17 +3,24 @@
 from torch import nn
 
 from atft_model.config import ModelConfig
+from atft_model.model.atft import ATFT
+
+WITHOUT_SKIP = ("input_projection", "backbone_projection", "head.heads")
 
 
-def initialize(model: nn.Module, config: ModelConfig) -> None:
+def initialize(model: ATFT, config: ModelConfig) -> None:
     """Replaces torch's initialization where the settings ask for it.
 
-    ``init_gain`` is for the plain linear layers (Glorot & Bengio 2010); the stacked networks of
-    variable selection keep their own, because a gain of 0.01 through each of their three layers
-    would leave a feature nothing to be selected by.
+    ``init_gain`` (Glorot & Bengio 2010) is for the linear layers of branches: with a small gain a
+    block begins as its skip connection. Layers without a skip beside them keep their own: what
+    follows them divides by the spread of their output (a LayerNorm; for the heads the rank
+    correlation and the variance penalty), so their gradient would grow by 1 / gain. With a gain of
+    0.01 everywhere the first gradient norm was 67, and the emergency brake skipped every step. The
+    stacked networks of variable selection keep their own too: they are no plain linear layers.
     """
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and config.init_gain is not None:
+    for name, module in model.named_modules():
+        linear = isinstance(module, nn.Linear) and not name.startswith(WITHOUT_SKIP)
+        if linear and config.init_gain is not None:
             nn.init.xavier_uniform_(module.weight, gain=config.init_gain)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

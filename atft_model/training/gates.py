@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from atft_model.config import setting
+from atft_model.evaluation import HEADLINE_HORIZON
 from atft_model.training.checkpoint import load_weights, weights_hash
 from atft_model.training.health_record import read_health, seal_faults
 
@@ -63,7 +64,7 @@ class TrainingGates:
         1.0, "A horizon's mean return in standard deviations: as large is a sampling fault."
     )
     chance_errors: float = setting(
-        2.0, "Standard errors by which the best validation rank IC should beat chance."
+        2.0, "Standard errors by which the best epoch's validation rank IC should beat chance."
     )
 
 
@@ -488,19 +489,21 @@ def loss_decreases(readings: Readings) -> Finding:
 
 
 def validation_beats_chance(record: Mapping[str, Any], gates: TrainingGates) -> Finding:
-    """The best validation rank IC is not what shuffled targets would give.
+    """The validation rank IC of the best epoch is not what shuffled targets would give.
 
-    A skill verdict, so it warns: ``evaluation`` judges skill on test dates. The standard error of
-    the rank IC averaged over horizons is that of the longest, whose returns overlap most: an
-    upper bound, 1 / sqrt((stocks - 1) · dates / horizon).
+    A skill verdict, so it warns: ``evaluation`` judges skill on test dates. Of the headline
+    horizon, whose overlapping returns leave dates / horizon independent dates: the standard error
+    under no skill is at most 1 / sqrt((stocks - 1) · dates / horizon).
     """
-    best = float(record["best_validation_rank_ic"])
+    horizons = record["horizons"]
+    horizon = HEADLINE_HORIZON if HEADLINE_HORIZON in horizons else min(horizons)
+    best = float(record["history"][record["best_epoch"] - 1][f"val_rank_ic_{horizon}d"])
     dates, stocks = record["validation_dates"], record["validation_stocks"]
-    error = 1 / math.sqrt(max(stocks - 1, 1) * max(dates / max(record["horizons"]), 1))
+    error = 1 / math.sqrt(max(stocks - 1, 1) * max(dates / horizon, 1))
     return Finding(
         "validation_beats_chance",
         best > gates.chance_errors * error,
-        f"best validation rank IC {best:.4f}, standard error {error:.4f}",
+        f"{horizon}-day validation rank IC {best:.4f}, standard error {error:.4f}",
         f"above {gates.chance_errors:g} standard errors",
         severity="WARN",
         numbers={"validation_rank_ic": best, "standard_error": error},

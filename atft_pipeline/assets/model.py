@@ -62,7 +62,7 @@ def trained_model(
     run_id = resume or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     folder = storage.models / run_id
     if resume and (Path(resume).name != resume or not folder.is_dir()):
-        raise InputError(f"resume is {resume!r}; expected the run id of a folder in {folder.parent}")
+        raise InputError(f"resume is {resume!r}; expected the name of a folder in {folder.parent}")
     resolved = folder / "requested.json"
     write_text_atomically(resolved, json.dumps(to_dict(config), indent=1))
 

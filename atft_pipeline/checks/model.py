@@ -1,4 +1,4 @@
-"""Checks of a trained model: the verdicts of ``atft_model.training.gates``, as Dagster shows them."""
+"""Checks of a trained model: the verdicts of ``atft_model.training.gates`` in Dagster's form."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ CHECKS: dict[str, str] = {
     "clip_ratio_falls": "In the last epoch few steps were clipped.",
     "loss_decreases": "The training loss fell.",
     "validation_beats_chance": "The best validation rank IC is more than luck.",
-    "run_is_complete": "All epochs or an early stop; every record is of this run and these weights.",
+    "run_is_complete": "All epochs or an early stop; every record is of these weights.",
 }
 """Each check on ``trained_model`` and what it states."""
 

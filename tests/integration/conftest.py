@@ -15,7 +15,8 @@ from atft_pipeline.__main__ import exit_code, materialize
 
 SMALL_MODEL = {
     "model": {"hidden_size": 16, "heads": 2, "lookback": 5},
-    "training": {"max_epochs": 1, "device": "cpu"},
+    # One run of dates per step: an epoch needs 20 steps to be evidence.
+    "training": {"max_epochs": 1, "device": "cpu", "batch_windows": 1, "run_length": 4},
 }
 
 Config = Callable[..., dict[str, Any]]
