@@ -59,7 +59,7 @@ class Progress:
     best_rank_ic: float = -math.inf
     stopped_early: bool = False
     windows: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, int | float]] = field(default_factory=list)
 
 
 @dataclass
