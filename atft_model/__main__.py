@@ -56,6 +56,11 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     predict.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     predict.set_defaults(command=run_predict)
+
+    faults = commands.add_parser("faults", help="plant every known fault and see it caught")
+    faults.add_argument("--out", type=Path, help="Markdown file to write the table to")
+    faults.add_argument("--clean", type=int, default=20, help="clean runs that must pass")
+    faults.set_defaults(command=run_faults, die_with_parent=False)
     return parser
 
 
@@ -101,6 +106,22 @@ def run_predict(options: argparse.Namespace, reporter: Reporter) -> int:
     logging.getLogger("atft").info("%s scores written to %s", f"{len(table):,}", options.out)
     reporter.result({"scores": len(table)})
     return 0
+
+
+def run_faults(options: argparse.Namespace, reporter: Reporter) -> int:
+    """``faults``: the fault matrix; exit code 1 where a fault went unnoticed or a clean run not."""
+    from atft_model.data.artifacts import write_text_atomically
+    from atft_model.faults import as_markdown, run_matrix
+
+    results = []
+    for result in run_matrix(options.clean):
+        sound = result.caught if result.intended else not result.others
+        results.append(result)
+        wanted = result.intended or "nothing"
+        print(f"{'ok' if sound else 'FAILED':6} {result.name}: {wanted}: {result.seen}", flush=True)
+    if options.out:
+        write_text_atomically(options.out, as_markdown(results))
+    return int(not all(r.caught if r.intended else not r.others for r in results))
 
 
 def start_logging(path: Path | None) -> None:

@@ -47,6 +47,7 @@ from atft_model.training.checkpoint import (
     weights_hash,
 )
 from atft_model.training.clipping import Clipping
+from atft_model.training.gates import TrainingGates, explain
 from atft_model.training.health_record import HealthRecord
 from atft_model.training.loop import Progress, Trainer
 from atft_model.training.observer import Observer
@@ -281,9 +282,14 @@ def record_checkpoint(trainer: Trainer, folder: Path, progress: Progress) -> Non
         InputError: no best checkpoint, because no epoch had a defined validation rank IC.
     """
     if not (folder / "best.pt").exists():
+        trainer.health.flush()
+        names = trainer.data.panel.feature_names
+        record = {"epochs": progress.epoch, "features": list(names)}
+        causes = explain(trainer.health.folder, record, TrainingGates())
+        said = "; ".join(f"{finding.name}: {finding.figure}" for finding in causes)
         raise InputError(
-            "training: no epoch had a defined validation rank IC, so there is no best checkpoint; "
-            "look at the degeneracy events in the health record"
+            "training: no epoch had a defined validation rank IC, so there is no best checkpoint "
+            f"({said or 'no gate says why: look at the health record'})"
         )
     model = trainer.model
     model.load_state_dict(load_weights(folder / "best.pt"))

@@ -19,7 +19,7 @@ CHECKS: dict[str, str] = {
     "predictions_not_degenerate": "The saved weights tell stocks apart.",
     "no_nonfinite_steps": "No step had a loss or gradient that is not finite.",
     "skipped_batches_zero": "No batch was left out.",
-    "clip_ratio_falls": "In the last epoch few steps were clipped.",
+    "clip_ratio_falls": "At the end few steps were clipped.",
     "loss_decreases": "The training loss fell.",
     "validation_beats_chance": "The best validation rank IC is more than luck.",
     "run_is_complete": "All epochs or an early stop; every record is of these weights.",

@@ -164,7 +164,7 @@ FAULTS: list[tuple[str, Change, str]] = [
     ("no_nonfinite_steps", put(1.0, kind="step", metric="nonfinite", step=7), "1 of"),
     ("no_nonfinite_steps", drop(kind="step", step=7), "recorded steps"),
     ("skipped_batches_zero", put(1.0, kind="step", metric="braked", step=7), "1 batches"),
-    ("clip_ratio_falls", put(0.9, kind="step", metric="clip_ratio"), "90% of the last"),
+    ("clip_ratio_falls", put(0.9, kind="step", metric="clip_ratio"), "90% at the end"),
     ("loss_decreases", rising_loss, "at the end"),
     ("loss_decreases", put(float("nan"), kind="loss", metric="total"), "nan"),
     ("validation_beats_chance", no_skill, "5-day validation rank IC 0.0100"),
