@@ -176,7 +176,7 @@ FAULTS = (
     Fault("one feature × 100,000", "inputs_within_range", "feature_2", panel=huge_feature),
     Fault("shuffled targets", "validation_beats_chance", "validation rank IC",
           panel=shuffled_targets, at_once=False),
-    Fault("three-stock batches", "cross_sections_wide_enough", "3 stocks per date",
+    Fault("three-stock batches", "cross_sections_wide_enough", "stocks per date",
           panel=three_stock_dates, settings={"training": {"min_stocks": 1}}),
     Fault("three-stock batches, default limits", "refusal", "20 tradable stocks",
           panel=three_stock_dates),

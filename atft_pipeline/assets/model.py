@@ -15,8 +15,8 @@ from atft_model.config import PRESETS, RunConfig, read_run_file, resolve, to_dic
 from atft_model.data.artifacts import write_text_atomically
 from atft_model.errors import InputError
 from atft_model.training.health_record import read_health
-from atft_pipeline.checks.model import CHECKS, TrainingGates, model_outcomes
-from atft_pipeline.checks.outcome import spec, verdicts
+from atft_pipeline.checks.model import TrainingGates, model_check_specs, model_outcomes
+from atft_pipeline.checks.outcome import verdicts
 from atft_pipeline.config_schema import build, fields_of, run_config_fields
 from atft_pipeline.failures import plain_failures
 from atft_pipeline.processes import run_model_process
@@ -48,7 +48,7 @@ CONFIG = {
 @dg.asset(
     group_name="model", kinds={"pytorch"}, output_required=False, io_manager_key="versions",
     pool="gpu", config_schema=CONFIG,
-    check_specs=[spec(ASSET, name, states) for name, states in CHECKS.items()],
+    check_specs=model_check_specs(ASSET),
     description="ATFT-GAT-FAN, trained on the panel's train dates, chosen on validation dates.",
 )  # fmt: skip
 @plain_failures

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from atft_model.training.gates import Evidence, Finding, TrainingGates, judge, open_evidence
-from atft_pipeline.checks.outcome import Outcome, markdown_table
+import dagster as dg
+
+from atft_model.training.gates import Finding, TrainingGates, judge, open_evidence
+from atft_pipeline.checks.outcome import Outcome, markdown_table, spec
 
 CHECKS: dict[str, str] = {
     "encoder_gradients_nonzero": "Gradients reach every part, at every reading of every epoch.",
@@ -26,6 +28,17 @@ CHECKS: dict[str, str] = {
 }
 """Each check on ``trained_model`` and what it states."""
 
+SKILL = ("validation_beats_chance",)
+"""Which of them judge the model's skill, not whether the run can be trusted."""
+
+
+def model_check_specs(asset: str) -> list[dg.AssetCheckSpec]:
+    """The checks as Dagster announces them."""
+    return [
+        spec(asset, name, states, "skill" if name in SKILL else "integrity")
+        for name, states in CHECKS.items()
+    ]
+
 
 def model_outcomes(folder: Path, gates: TrainingGates) -> list[Outcome]:
     """Every verdict on the run in ``folder``, recomputed from its files."""
@@ -43,6 +56,3 @@ def outcome(finding: Finding) -> Outcome:
         numbers=finding.numbers,
         details=markdown_table(*finding.table) if finding.table else None,
     )
-
-
-__all__ = ["CHECKS", "Evidence", "TrainingGates", "model_outcomes", "outcome"]

@@ -15,7 +15,11 @@ from atft_pipeline.__main__ import exit_code, failures
 from atft_pipeline.transforms import normalize
 
 DATA_SET = "synthetic"
-SKILL = {"evaluation:sharpe_above_threshold", "evaluation:rank_ic_positive"}
+SKILL = {
+    "evaluation:sharpe_above_threshold",
+    "evaluation:rank_ic_positive",
+    "trained_model:validation_beats_chance",
+}
 
 
 def verdicts(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
