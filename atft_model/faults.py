@@ -72,14 +72,11 @@ class Result:
     """Other gates that failed as well."""
 
 
-class ZeroOnLastDay(nn.Module):
-    """What the historical frequency/slice-adaptive stack did to the day that the head reads."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[windows, days, size], the last day exactly zero."""
-        keep = torch.ones(x.shape[1], 1, device=x.device)
-        keep[-1] = 0.0
-        return x * keep
+def zero_last_day(x: Tensor) -> Tensor:
+    """What the historical fan_san did to [windows, days, size] on the day that the head reads."""
+    keep = torch.ones(x.shape[1], 1, device=x.device)
+    keep[-1] = 0.0
+    return x * keep
 
 
 def dead_encoder(trainer: Trainer) -> None:
@@ -93,8 +90,11 @@ def dead_encoder(trainer: Trainer) -> None:
 
 def dead_head(trainer: Trainer) -> None:
     """The shared part of the head gives every stock the same: no reset of a head can mend it."""
-    shared = trainer.model.head.shared
-    shared.register_forward_hook(lambda module, inputs, output: output * 0.0)
+
+    def nothing(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output * 0.0
+
+    trainer.model.head.shared.register_forward_hook(nothing)
 
 
 def frozen_group(trainer: Trainer) -> None:

@@ -19,13 +19,16 @@ def initialize(model: ATFT, config: ModelConfig) -> None:
     stacked networks of variable selection keep their own too: they are no plain linear layers.
     """
     for name, module in model.named_modules():
-        linear = isinstance(module, nn.Linear) and not name.startswith(WITHOUT_SKIP)
-        if linear and config.init_gain is not None:
+        if (
+            isinstance(module, nn.Linear)
+            and config.init_gain is not None
+            and not name.startswith(WITHOUT_SKIP)
+        ):
             nn.init.xavier_uniform_(module.weight, gain=config.init_gain)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         if isinstance(module, nn.LSTM) and config.orthogonal_lstm:
-            for name, weight in module.named_parameters():
-                if name.startswith("weight_hh"):
+            for part, weight in module.named_parameters():
+                if part.startswith("weight_hh"):
                     for gate in weight.detach().chunk(4):
                         nn.init.orthogonal_(gate)

@@ -62,8 +62,8 @@ class GradientMonitor:
         present = [i for i, (_, _, p) in enumerate(self._owned) if p.grad is not None]
         gradients = [p.grad for _, _, p in self._owned if p.grad is not None]
         if gradients:
-            norms[0, present] = torch.stack(torch._foreach_norm(gradients, 2)).float()
-            norms[1, present] = torch.stack(torch._foreach_norm(gradients, math.inf)).float()
+            norms[0, present] = torch.stack([g.norm() for g in gradients]).float()
+            norms[1, present] = torch.stack([g.abs().max() for g in gradients]).float()
         return norms
 
     def remember(self) -> None:
@@ -73,10 +73,8 @@ class GradientMonitor:
     def update_norms(self) -> Tensor:
         """[2, tensors]: L2 norm of each tensor's change since ``remember``, and of it before."""
         now = [parameter.detach() for _, _, parameter in self._owned]
-        change = torch._foreach_sub(now, self._before)
-        norms = torch.stack(
-            [torch.stack(torch._foreach_norm(values, 2)) for values in (change, self._before)]
-        )
+        pairs = zip(now, self._before, strict=True)
+        norms = torch.stack([torch.stack([(a - b).norm(), b.norm()]) for a, b in pairs], dim=1)
         self._before = []
         return norms.float()
 

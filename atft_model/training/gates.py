@@ -514,7 +514,8 @@ def validation_beats_chance(record: Mapping[str, Any], gates: TrainingGates) -> 
     """
     horizons = record["horizons"]
     horizon = HEADLINE_HORIZON if HEADLINE_HORIZON in horizons else min(horizons)
-    best = float(record["history"][record["best_epoch"] - 1][f"val_rank_ic_{horizon}d"])
+    key, chosen = f"val_rank_ic_{horizon}d", record["best_epoch"]
+    best = next((e[key] for e in record["history"] if e.get("epoch") == chosen), math.nan)
     dates, stocks = record["validation_dates"], record["validation_stocks"]
     error = 1 / math.sqrt(max(stocks - 1, 1) * max(dates / horizon, 1))
     return Finding(

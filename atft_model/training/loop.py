@@ -200,6 +200,7 @@ class Trainer:
         Raises:
             InputError: more than the allowed share of an epoch was skipped.
         """
+        what = ""
         for number, batch in enumerate(skipped):
             what = batch_dates(self.data, batch.starts, batch.length)
             if batch.cause == "not finite" and number < DIAGNOSED:
