@@ -81,11 +81,12 @@ def zero_last_day(x: Tensor) -> Tensor:
 
 def dead_encoder(trainer: Trainer) -> None:
     """Normalization and skip both lose the last day."""
-    model = trainer.model
-    model.adaptive_norm.register_forward_hook(
-        lambda module, inputs, output: ZeroOnLastDay()(output)
-    )
-    model.projected.register_forward_hook(lambda module, inputs, output: ZeroOnLastDay()(output))
+
+    def lose(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return zero_last_day(output)
+
+    for module in (trainer.model.adaptive_norm, trainer.model.projected):
+        module.register_forward_hook(lose)
 
 
 def dead_head(trainer: Trainer) -> None:
