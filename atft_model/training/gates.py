@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from atft_model.config import setting
+from atft_model.errors import InputError
 from atft_model.evaluation import HEADLINE_HORIZON
 from atft_model.training.checkpoint import load_weights, weights_hash
 from atft_model.training.health_record import read_health, seal_faults
@@ -152,8 +153,10 @@ def open_evidence(folder: Path) -> Evidence:
     """Reads a finished run's records and recomputes every hash that binds them together.
 
     Raises:
-        InputError: no health record.
+        InputError: no finished run, or no health record.
     """
+    if not (folder / "run.json").exists():
+        raise InputError(f"{folder}: no finished run here (no run.json); train the model first")
     record = json.loads((folder / "run.json").read_text())
     config = json.loads((folder / "config.json").read_text())
     faults = list(seal_faults(folder / "health", record))
