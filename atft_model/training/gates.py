@@ -33,13 +33,13 @@ class TrainingGates:
         20, "Gradient readings that every epoch needs: fewer looks are no evidence."
     )
     healthy_gradient_low: float = setting(
-        1e-5, "A group's median gradient norm below this warns: a tenth of the least clean run's."
+        1e-4, "A group's median gradient norm below this warns: clean runs have 0.03 to 1."
     )
     healthy_gradient_high: float = setting(
-        1e2, "A group's largest gradient norm above this warns: ten times the largest clean run's."
+        1e2, "A group's largest gradient norm above this warns: clean runs reach 2."
     )
     max_update_ratio: float = setting(
-        0.05, "Share of a group's weights that a step moves on average: clean runs move 0.01."
+        0.05, "Share of a group's weights that a step moves on average: clean runs move 0.004."
     )
     max_input: float = setting(
         50.0, "Largest normalized input: values are clipped at 5 standard deviations when fitted."
