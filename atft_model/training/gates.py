@@ -55,6 +55,9 @@ class TrainingGates:
     clip_ratio_error: float = setting(
         0.5, "The same, above which it fails: every other step is then of the clip's length."
     )
+    clip_norm_judged: float = setting(
+        1.0, "Below this clip norm many clipped steps only warn: such a recipe means to clip."
+    )
     min_stocks_per_date: float = setting(
         20.0, "Stocks per date in a training batch: with few there is no cross-section to rank."
     )
@@ -482,13 +485,15 @@ def clip_ratio_falls(readings: Readings, gates: TrainingGates) -> Finding:
         float(np.average(clipped[chosen], weights=steps[chosen])) if len(clipped) else math.nan
         for chosen in (slice(part), slice(-part, None))
     )
+    norms = readings.rows("epoch", "clip_norm").value
+    meant = len(norms) > 0 and norms[-1] < gates.clip_norm_judged
     return Finding(
         "clip_ratio_falls",
         last <= gates.clip_ratio_warn,
         f"{first:.0%} of steps clipped at first, {last:.0%} at the end",
         f"at most {gates.clip_ratio_warn:.0%} at the end "
         f"(above {gates.clip_ratio_error:.0%} fails)",
-        severity="WARN" if last <= gates.clip_ratio_error else "ERROR",
+        severity="WARN" if meant or last <= gates.clip_ratio_error else "ERROR",
         numbers={"clip_ratio_first": first, "clip_ratio_last": last},
     )
 

@@ -198,6 +198,19 @@ def test_resets_and_clipping_warn_before_they_fail(run):
     assert early["clip_ratio_falls"].passed
 
 
+def test_a_recipe_that_means_to_clip_is_only_warned(run):
+    def clipped(norm: float) -> Finding:
+        def change(rows: Rows, record: dict) -> Rows:
+            put(0.9, kind="step", metric="clip_ratio")(rows, record)
+            return put(norm, kind="epoch", metric="clip_norm")(rows, record)
+
+        return verdicts(run, change)["clip_ratio_falls"]
+
+    assert clipped(1.0).stops
+    assert not clipped(0.5).stops
+    assert not clipped(0.5).passed
+
+
 def test_an_early_stop_that_is_recorded_is_complete(run):
     def stopped(early: bool) -> Finding:
         evidence = dataclasses.replace(open_evidence(run), max_epochs=40)
