@@ -138,7 +138,7 @@ class Trainer:
             progress.step_in_epoch += 1
             batch = data.batch(starts, length)
             due = self.observer.due(progress.step)
-            with self.observer.watching(batch, due) as seen:
+            with self.observer.watching(batch, progress.step) as seen:
                 quantiles = forward(self.model, seen, config.precision)
                 terms = self.loss(quantiles, seen.target, seen.valid)
                 self.optimizer.zero_grad()

@@ -25,6 +25,9 @@ log = logging.getLogger("atft")
 
 READINGS_PER_EPOCH = 20
 """At least so many gradient readings an epoch: zero findings from zero looks is no evidence."""
+INPUT_EVERY = 4
+"""Every which reading asks for input gradients too: they lengthen the backward pass (measured on
+the built-in market: 7 % of a step), and that an input is dead shows at any of them."""
 PROGRESS_SECONDS = 5.0
 FINE, NOT_FINITE, BRAKED, OVERFLOW = range(4)
 """What became of a step; an overflow of scaled float16 gradients is expected now and then."""
@@ -120,11 +123,17 @@ class Observer:
         """Whether gradients are read at this step (counted from 1 over the whole run)."""
         return step % self.cadence == 0
 
+    def inputs_due(self, step: int) -> bool:
+        """Whether this reading is one that asks for input gradients; the first one is."""
+        return self.due(step) and (step // self.cadence) % INPUT_EVERY == 1
+
     @contextmanager
-    def watching(self, batch: WindowBatch, due: bool) -> Iterator[WindowBatch]:
+    def watching(self, batch: WindowBatch, step: int) -> Iterator[WindowBatch]:
         """The batch to use for this step: one whose input gradients can be read, when due."""
+        due = self.due(step)
         active = due and self.config.gradient_monitor
-        self._input = batch.features.detach().requires_grad_() if active else None
+        inputs = active and self.inputs_due(step)
+        self._input = batch.features.detach().requires_grad_() if inputs else None
         with ExitStack() as hooks:
             hooks.enter_context(self.hooks.watching(active))
             hooks.enter_context(self.norm_debug.watching(due and self.config.adaptive_norm_debug))
@@ -142,12 +151,13 @@ class Observer:
             return
         self._held["gradient"] = self.monitor.gradient_norms()
         self._held["activation"] = self.hooks.norms(inverse_scale)
-        gradient = self._input.grad if self._input is not None else None
-        self._held["input"] = (
-            inverse_scale * feature_gradients(gradient)
-            if gradient is not None
-            else torch.zeros(len(self.feature_names))
-        )
+        if self._input is not None:
+            gradient = self._input.grad
+            self._held["input"] = (
+                inverse_scale * feature_gradients(gradient)
+                if gradient is not None
+                else torch.zeros(len(self.feature_names))
+            )
         self.monitor.remember()
 
     def watch_update(self) -> None:
@@ -216,7 +226,8 @@ class Observer:
             self.health.add(epoch, step, "update", group, {"ratio": ratio})
         for name, metrics in self.hooks.readings(fetched["activation"]).items():
             self.health.add(epoch, step, "activation_gradient", name, metrics)
-        for name, norm in zip(self.feature_names, fetched["input"].tolist(), strict=True):
+        inputs = fetched["input"].tolist() if "input" in fetched else []
+        for name, norm in zip(self.feature_names, inputs, strict=bool(inputs)):
             self.health.add(epoch, step, "input_gradient", name, {"l2": norm})
 
     def _record_sums(
