@@ -12,7 +12,7 @@ export ATFT_START_DATE ?= 2010-01-01
 export ATFT_END_DATE ?= 2015-12-31
 endif
 
-.PHONY: help run run-real test bench lint docs ui clean
+.PHONY: help run run-real test bench lint docs ui tensorboard faults clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -52,6 +52,14 @@ docs: $(VENV)/.installed  ## write docs/features.md from the feature registry
 
 ui: $(VENV)/.installed  ## the Dagster UI on this machine, port 3000
 	env -u DAGSTER_MODULE_NAME $(BIN)/dagster dev -h 127.0.0.1
+
+tensorboard: $(VENV)/.installed  ## the runs' health records in TensorBoard, port 6006
+	$(BIN)/python -m pip install -q tensorboard -c constraints.txt
+	$(BIN)/python -m atft_pipeline.tensorboard --out $(ATFT_DATA_DIR)/tensorboard
+	$(BIN)/tensorboard --logdir $(ATFT_DATA_DIR)/tensorboard --host 127.0.0.1
+
+faults: $(VENV)/.installed  ## plant every known fault, see it caught, write docs/faults.md
+	$(BIN)/python -m atft_model faults --out docs/faults.md
 
 clean:  ## remove the virtual environment and caches; data stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache

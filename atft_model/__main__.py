@@ -47,6 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--run-file", type=Path, help="run.toml with settings over the preset")
     train.add_argument("--resolved", type=Path, help="complete config.json; nothing else applies")
     train.add_argument("--ledger", type=Path, help="append-only trial ledger to add the run to")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out that "
+                       "was killed, to the same weights as if it had not been")  # fmt: skip
     train.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     train.set_defaults(command=run_train)
 
@@ -98,6 +100,10 @@ def build_parser() -> argparse.ArgumentParser:
                            "over a grid of the four loss weights and take the best")  # fmt: skip
     structure.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     structure.set_defaults(command=run_structure)
+    faults = commands.add_parser("faults", help="plant every known fault and see it caught")
+    faults.add_argument("--out", type=Path, help="Markdown file to write the table to")
+    faults.add_argument("--clean", type=int, default=20, help="clean runs that must pass")
+    faults.set_defaults(command=run_faults, die_with_parent=False)
     return parser
 
 
@@ -114,11 +120,11 @@ def run_train(options: argparse.Namespace, reporter: Reporter) -> int:
         config = resolve(options.preset or preset or "standard", layers)
     start_logging(options.out / "train.log")
     # Imported late: bad settings are reported without waiting for torch.
-    from atft_model.run import append_trial, train
+    from atft_model.run import train
 
-    record = train(config, options.panel, options.graph, options.out, reporter)
-    if options.ledger:
-        append_trial(options.ledger, record)
+    record = train(
+        config, options.panel, options.graph, options.out, reporter, options.ledger, options.resume
+    )
     log = logging.getLogger("atft")
     log.info(
         "run %s: best epoch %d of %d, validation rank IC %.4f, weights %s, %.0f s",
@@ -171,6 +177,22 @@ def run_structure(options: argparse.Namespace, _: Reporter) -> int:
     from atft_model.structure.command import learn_from_csv
 
     return learn_from_csv(options)
+
+
+def run_faults(options: argparse.Namespace, reporter: Reporter) -> int:
+    """``faults``: the fault matrix; exit code 1 where a fault went unnoticed or a clean run not."""
+    from atft_model.data.artifacts import write_text_atomically
+    from atft_model.faults import as_markdown, run_matrix
+
+    results = []
+    for result in run_matrix(options.clean):
+        sound = result.caught if result.intended else not result.others
+        results.append(result)
+        wanted = result.intended or "nothing"
+        print(f"{'ok' if sound else 'FAILED':6} {result.name}: {wanted}: {result.seen}", flush=True)
+    if options.out:
+        write_text_atomically(options.out, as_markdown(results))
+    return int(not all(r.caught if r.intended else not r.others for r in results))
 
 
 def start_logging(path: Path | None) -> None:

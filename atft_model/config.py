@@ -42,6 +42,10 @@ class ModelConfig:
         (0.05, 0.25, 0.5, 0.75, 0.95),
         "Predicted quantiles, rising, with 0.5 among them: the median is the score.",
     )
+    init_gain: float | None = setting(
+        None, "Xavier gain of every linear layer; null keeps torch's initialization."
+    )
+    orthogonal_lstm: bool = setting(False, "Orthogonal recurrences of the LSTM at the start.")
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,29 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with a plateau schedule."""
+    """AdamW with a staged start, a plateau schedule, and clipping that widens as training settles.
+
+    The clip in force is ``clip_first_norm`` for ``clip_first_steps`` steps, then
+    ``clip_first_epoch_norm`` for the rest of the first epoch, then ``clip_norm``; after
+    ``clip_stable_epochs`` epochs in a row without a skipped batch ``clip_stable_norm``. Those that
+    are null leave ``clip_norm``.
+    """
 
     learning_rate: float = setting(5e-4, "AdamW's first learning rate.")
     weight_decay: float = setting(1e-4, "AdamW's decoupled weight decay.")
+    learning_rate_stages: tuple[float, ...] = setting(
+        (), "Learning rates of the first epochs, `stage_epochs` each, before `learning_rate`."
+    )
+    stage_epochs: int = setting(2, "Epochs of each learning rate stage.")
     clip_norm: float = setting(1.0, "Largest L2 norm of the whole gradient.")
+    clip_first_norm: float | None = setting(None, "Clip of the first `clip_first_steps` steps.")
+    clip_first_steps: int = setting(50, "Steps that `clip_first_norm` holds for.")
+    clip_first_epoch_norm: float | None = setting(None, "Clip of the rest of the first epoch.")
+    clip_stable_norm: float | None = setting(None, "Clip once training is stable.")
+    clip_stable_epochs: int = setting(3, "Epochs without a skipped batch that count as stable.")
+    brake_norm: float | None = setting(
+        None, "Emergency brake: a batch with a larger gradient norm is skipped."
+    )
     plateau_factor: float = setting(0.5, "Learning rate factor when validation stalls.")
     plateau_patience: int = setting(3, "Epochs without progress before the rate falls.")
     plateau_cooldown: int = setting(1, "Epochs of rest after the rate fell.")
@@ -84,10 +106,18 @@ class TrainingConfig:
     )
     seed: int = setting(1337, "Seed of weights, dropout and the order of dates.")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto takes CUDA where it is.")
-    precision: Literal["32", "bf16-mixed"] = setting("32", "Arithmetic of the forward pass.")
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = setting(
+        "32", "Arithmetic of the forward pass; 16-mixed needs CUDA."
+    )
     min_stocks: int = setting(20, "A date with fewer tradable stocks with targets is left out.")
     max_skipped_share: float = setting(
-        0.05, "Share of non-finite (skipped) steps of an epoch above which the run stops."
+        0.05, "Share of skipped steps of an epoch above which the run stops."
+    )
+    checkpoint_seconds: float = setting(
+        60.0, "Between checkpoints within an epoch that `--resume` goes on from; 0: every step."
+    )
+    skip_nan_scan: bool = setting(
+        False, "Leave out the scan of the panel for infinite values and empty features."
     )
 
 
@@ -101,6 +131,10 @@ class MonitorConfig:
     )
     warn_norm: float = setting(1e-7, "A group's gradient norm below this is logged as vanishing.")
     encoder_hooks: bool = setting(False, "Log [ENCODER-GRAD] lines at the monitor's cadence.")
+    adaptive_norm_debug: bool = setting(
+        False, "Log what enters and leaves the adaptive normalization, at the monitor's cadence."
+    )
+    stall_seconds: float = setting(300.0, "Without a step for so long, a stall is reported.")
 
 
 @dataclass(frozen=True)
@@ -138,7 +172,20 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     # A real market: the defaults above.
     "standard": {},
-}
+    # A GPU: large batches, half-width arithmetic, to the last epoch.
+    "production": {
+        "model": {"hidden_size": 128},
+        "training": {"max_epochs": 120, "batch_windows": 4096, "precision": "bf16-mixed",
+                     "early_stopping_patience": 0},
+    },
+    # The conservative recipe, for data on which the others diverge.
+    "stable": {
+        "model": {"init_gain": 0.01, "orthogonal_lstm": True},
+        "optimizer": {"learning_rate": 1e-4, "learning_rate_stages": (1e-6, 1e-5),
+                      "clip_norm": 0.1, "clip_first_norm": 0.01, "clip_first_epoch_norm": 0.05,
+                      "clip_stable_norm": 0.5, "brake_norm": 10.0},
+    },
+}  # fmt: skip
 
 
 def resolve(preset: str, layers: Sequence[tuple[str, Mapping[str, Any]]] = ()) -> RunConfig:
@@ -210,6 +257,8 @@ def check_values(config: RunConfig) -> None:
         "training.batch_windows": config.training.batch_windows,
         "training.run_length": config.training.run_length,
         "monitor.every": config.monitor.every,
+        "optimizer.stage_epochs": config.optimizer.stage_epochs,
+        "optimizer.clip_stable_epochs": config.optimizer.clip_stable_epochs,
         "guard.patience": config.guard.patience,
         "guard.recovery_readings": config.guard.recovery_readings,
     }
@@ -221,9 +270,16 @@ def check_values(config: RunConfig) -> None:
         "optimizer.clip_norm": config.optimizer.clip_norm,
         "guard.std_floor": config.guard.std_floor,
         "guard.reset_scale": config.guard.reset_scale,
+        "monitor.stall_seconds": config.monitor.stall_seconds,
+        "model.init_gain": model.init_gain,
+        "optimizer.clip_first_norm": config.optimizer.clip_first_norm,
+        "optimizer.clip_first_epoch_norm": config.optimizer.clip_first_epoch_norm,
+        "optimizer.clip_stable_norm": config.optimizer.clip_stable_norm,
+        "optimizer.brake_norm": config.optimizer.brake_norm,
+        "optimizer.learning_rate_stages": min(config.optimizer.learning_rate_stages, default=None),
     }
     for name, value in positive.items():
-        if not value > 0:
+        if value is not None and not value > 0:
             raise InputError(f"{name} is {value}; expected above 0")
 
 

@@ -1,7 +1,8 @@
 """The one place that builds a run from its config: training it, and scoring with what it made.
 
 A run folder holds ``config.json`` (resolved), ``run.json`` (identity, data, result), ``best.pt``
-and ``last.pt`` (weights), ``health/`` and ``train.log``.
+and ``last.pt`` (weights), ``state.pt`` (what ``--resume`` goes on from), ``health/`` and
+``train.log``.
 """
 
 import json
@@ -38,16 +39,28 @@ from atft_model.data.splits import assert_purged
 from atft_model.errors import InputError
 from atft_model.losses.total import TrainingLoss
 from atft_model.model.atft import ATFT, ModelShape
+from atft_model.model.initialization import initialize
 from atft_model.monitors.degeneracy_guard import DegeneracyGuard
-from atft_model.training.checkpoint import load_weights, weights_hash
+from atft_model.training.checkpoint import (
+    differences,
+    load_state,
+    load_weights,
+    weights_hash,
+)
+from atft_model.training.clipping import Clipping
+from atft_model.training.gates import TrainingGates, explain
 from atft_model.training.health_record import HealthRecord
 from atft_model.training.loop import Progress, Trainer
 from atft_model.training.observer import Observer
-from atft_model.training.optimizer import build_optimizer, build_schedule
+from atft_model.training.optimizer import LossScale, Schedule, build_optimizer
 from atft_model.training.reporter import Reporter
+from atft_model.training.scan import scan_panel
+from atft_model.training.stall import StallWatch
 from atft_model.training.validation import predict_quantiles
 
 log = logging.getLogger("atft")
+
+CHECKPOINT = "state.pt"
 
 
 def choose_device(name: str) -> torch.device:
@@ -65,6 +78,19 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuses float16 where there is no loss scaling for it.
+
+    Raises:
+        InputError: 16-mixed without CUDA.
+    """
+    if precision == "16-mixed" and device.type != "cuda":
+        raise InputError(
+            f"training.precision is '16-mixed' but the device is {device.type}; set precision to "
+            "'bf16-mixed' or '32'"
+        )
+
+
 def model_shape(panel: Panel) -> ModelShape:
     """Sizes of the model's inputs and outputs."""
     return ModelShape(
@@ -74,42 +100,112 @@ def model_shape(panel: Panel) -> ModelShape:
 
 def train(
     config: RunConfig, panel_folder: Path, graph_folder: Path, folder: Path, reporter: Reporter,
+    ledger: Path | None = None, resume: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Trains a model into ``folder`` and returns the run record (also written to ``run.json``).
 
+    Args:
+        ledger: Append-only trial ledger. The run is added before ``run.json`` makes it a finished
+            one, and once only: no finished run is without its line, however it was interrupted.
+        resume: Go on from the checkpoint of a run that was killed in ``folder``; from the
+            beginning where it was killed before its first checkpoint.
+
     Raises:
-        InputError: unusable panel, graph, device or settings, or a run that cannot go on.
+        InputError: unusable panel, graph, device or settings, a run that cannot go on, or one to
+            resume whose settings or data changed.
     """
     started = time.monotonic()
     device = choose_device(config.training.device)
+    check_precision(config.training.precision, device)
     panel = read_panel(panel_folder)
     graph = read_graph(graph_folder, panel)
     assert_purged(panel.split, panel.horizons)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "run.json").exists():
         raise InputError(f"{folder}: a run was trained here already; give another run id")
-    clear_leftovers(folder)
+    identity = run_identity(config, panel, graph, device)
+    state = open_checkpoint(folder, identity) if resume else None
+    if state is None:
+        clear_leftovers(folder)
     write_text_atomically(folder / "config.json", json.dumps(to_dict(config), indent=1))
+    if not config.training.skip_nan_scan:
+        scan_panel(panel)
     seed_everything(config.training.seed)
     statistics = fit_statistics(panel, panel.split.train)
     scale = fit_target_scale(panel, panel.split.train)
     for horizon, mean, std in zip(panel.horizons, scale.mean, scale.std, strict=True):
         log.info("horizon_%d: mean=%.6f, std=%.6f", horizon, mean, std)
     data = DevicePanel(panel, graph, statistics, scale, config.model.lookback, device)
-    trainer = build_trainer(config, data, folder, reporter)
-    progress = trainer.fit(folder)
+    trainer = build_trainer(config, data, folder, reporter, identity)
+    if state is None:
+        progress = Progress()
+        trainer.observer.record_data(data, trainer.train_dates)
+    else:
+        progress = trainer.load_checkpoint(state)
+        log.info("resumed after step %d of epoch %d", progress.step, progress.epoch)
+    trainer.fit(folder, progress)
     record_checkpoint(trainer, folder, progress)
     record = run_record(config, panel, graph, statistics, scale, folder, progress)
+    trainer.health.seal(record["checkpoint_hash"])
     record |= {
         "device": describe_device(device),
         "seconds": time.monotonic() - started,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "steps_per_epoch": trainer.steps_per_epoch,
         "reading_every": trainer.observer.cadence,
+        "validation_dates": int(trainer.validation_dates.sum()),
+        "validation_stocks": float(
+            data.scorable[torch.from_numpy(trainer.validation_dates)].sum(dim=1).float().mean()
+        ),
+        "resumed": state is not None,
     }
+    if ledger is not None:
+        append_trial(ledger, record)
     write_text_atomically(folder / "run.json", json.dumps(record, indent=1))
     reporter.result({"run_id": record["run_id"], "checkpoint_hash": record["checkpoint_hash"]})
     return record
+
+
+def run_identity(
+    config: RunConfig, panel: Panel, graph: StockGraph, device: torch.device
+) -> dict[str, Any]:
+    """What a run's next step depends on besides its state, as JSON gives it back."""
+    identity = {
+        "config": to_dict(config),
+        "panel": panel.hash,
+        "features": list(panel.feature_names),
+        "graph": graph.hash,
+        "torch": torch.__version__,
+        "device": device.type,
+    }
+    return json.loads(json.dumps(identity))
+
+
+def open_checkpoint(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The state that a killed run in ``folder`` left; None where it left none yet.
+
+    Raises:
+        InputError: no run began there, or it began with other settings or data.
+    """
+    if not (folder / "config.json").exists():
+        raise InputError(f"{folder}: no run to resume here; leave out --resume to begin one")
+    path = folder / CHECKPOINT
+    state = load_state(path) if path.exists() else None
+    before = (
+        json.loads(state["identity"])
+        if state is not None
+        else {**identity, "config": json.loads((folder / "config.json").read_text())}
+    )
+    changed = list(differences(before, identity))
+    if changed:
+        more = f" (and {len(changed) - 6} more)" if len(changed) > 6 else ""
+        raise InputError(
+            f"{folder}: cannot resume: {'; '.join(changed[:6])}{more}; resume with what the run "
+            "began with, or train again under another run id"
+        )
+    if state is None:
+        log.info("killed before its first checkpoint: from the beginning")
+    return state
 
 
 def clear_leftovers(folder: Path) -> None:
@@ -121,8 +217,9 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def build_trainer(
-    config: RunConfig, data: DevicePanel, folder: Path, reporter: Reporter
-) -> Trainer:
+    config: RunConfig, data: DevicePanel, folder: Path, reporter: Reporter,
+    identity: Mapping[str, Any],
+) -> Trainer:  # fmt: skip
     """Model, optimizer, monitors and the order of dates for one run.
 
     Raises:
@@ -142,7 +239,9 @@ def build_trainer(
     runs = runs_per_batch(training.batch_windows, training.run_length, windows)
     steps = fewest_batches(dates["train"], training.run_length, runs)
     steps = min(steps, training.max_steps_per_epoch or steps)
-    model = ATFT(config.model, model_shape(panel)).to(data.device)
+    model = ATFT(config.model, model_shape(panel))
+    initialize(model, config.model)
+    model.to(data.device)
     optimizer = build_optimizer(model, config.optimizer)
     health = HealthRecord(folder / "health", folder.name)
     log.info(
@@ -156,20 +255,24 @@ def build_trainer(
         data=data,
         loss=TrainingLoss(config, data.device),
         optimizer=optimizer,
-        schedule=build_schedule(optimizer, config.optimizer),
+        schedule=Schedule(optimizer, config.optimizer),
+        clipping=Clipping(config.optimizer),
+        loss_scale=LossScale(training.precision, data.device),
         guard=DegeneracyGuard(config.guard, panel.horizons),
         observer=Observer(
-            model, config.monitor, health, panel.feature_names, panel.horizons, steps,
-            config.optimizer.clip_norm,
+            model, config.monitor, health, panel.feature_names, panel.horizons, steps
         ),
         health=health,
         reporter=reporter,
+        stall=StallWatch(config.monitor.stall_seconds),
         train_dates=dates["train"],
         validation_dates=dates["validation"],
         runs_per_batch=runs,
         steps_per_epoch=steps,
         order=np.random.default_rng(training.seed),
         noise=torch.Generator().manual_seed(training.seed),
+        identity=identity,
+        checkpoint=folder / CHECKPOINT,
     )  # fmt: skip
 
 
@@ -180,13 +283,18 @@ def record_checkpoint(trainer: Trainer, folder: Path, progress: Progress) -> Non
         InputError: no best checkpoint, because no epoch had a defined validation rank IC.
     """
     if not (folder / "best.pt").exists():
+        trainer.health.flush()
+        names = trainer.data.panel.feature_names
+        record = {"epochs": progress.epoch, "features": list(names)}
+        causes = explain(trainer.health.folder, record, TrainingGates())
+        said = "; ".join(f"{finding.name}: {finding.figure}" for finding in causes)
         raise InputError(
-            "training: no epoch had a defined validation rank IC, so there is no best checkpoint; "
-            "look at the degeneracy events in the health record"
+            "training: no epoch had a defined validation rank IC, so there is no best checkpoint "
+            f"({said or 'no gate says why: look at the health record'})"
         )
     model = trainer.model
     model.load_state_dict(load_weights(folder / "best.pt"))
-    quantiles, _ = predict_quantiles(
+    quantiles, _, _ = predict_quantiles(
         model, trainer.data, trainer.validation_dates, trainer.config, trainer.runs_per_batch
     )
     score = quantiles[trainer.validation_dates][..., model.median].astype(np.float64)
@@ -321,7 +429,8 @@ def quantiles_from(
     training = run.config.training
     runs = runs_per_batch(training.batch_windows, training.run_length, windows)
     log.info("scoring %d dates of %d stocks", int(dates.sum()), len(panel.codes))
-    return predict_quantiles(model, data, dates, run.config, runs)[0]
+    quantiles, _, _ = predict_quantiles(model, data, dates, run.config, runs)
+    return quantiles
 
 
 def score_table(run: TrainedRun, panel: Panel, quantiles: np.ndarray, scorer: str) -> pa.Table:
@@ -353,16 +462,23 @@ def score_table(run: TrainedRun, panel: Panel, quantiles: np.ndarray, scorer: st
 
 
 def append_trial(ledger: Path, record: Mapping[str, Any]) -> int:
-    """Adds a run to the append-only trial ledger; returns how many trials it now holds.
+    """Adds a run to the append-only trial ledger, once; returns how many trials it now holds.
 
     One line of JSON per trained run. Clean-up never touches it: the number of trials deflates the
-    Sharpe ratio of all of them.
+    Sharpe ratio of all of them. A run that is already there, with the same weights, is the same
+    trial: it was interrupted between this line and its run record.
     """
     ledger.parent.mkdir(parents=True, exist_ok=True)
     keys = ("run_id", "finished_at", "checkpoint_hash", "panel_hash", "best_validation_rank_ic")
-    line = json.dumps({key: record[key] for key in keys}) + "\n"
+    line = {key: record[key] for key in keys}
+    identity = ("run_id", "checkpoint_hash", "panel_hash")
+    if ledger.exists():
+        for text in ledger.read_text().splitlines():
+            known = json.loads(text)
+            if all(known.get(key) == line[key] for key in identity):
+                return count_trials(ledger)
     with ledger.open("a") as file:
-        file.write(line)
+        file.write(json.dumps(line) + "\n")
         file.flush()
         os.fsync(file.fileno())
     return count_trials(ledger)

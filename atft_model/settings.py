@@ -3,8 +3,9 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
+from atft_model.config import RunConfig
 from atft_model.errors import InputError
 
 
@@ -34,6 +35,10 @@ TUNABLES: tuple[Tunable, ...] = (
             "noise of a head reset, as a share of the tensor's spread"),
     Tunable("PRED_STD_FLOOR", "guard", "std_floor", "float",
             "within-date score std below which a horizon counts as collapsed"),
+    Tunable("ENABLE_ADAPTIVE_NORM_DEBUG", "monitor", "adaptive_norm_debug", "flag",
+            "log [ADAPTIVE-NORM] lines: spread before and after the normalization"),
+    Tunable("SKIP_PRETRAIN_NAN_SCAN", "training", "skip_nan_scan", "flag",
+            "leave out the scan of the panel before training"),
 )  # fmt: skip
 
 FLAGS = {"1": True, "true": True, "0": False, "false": False}
@@ -52,6 +57,17 @@ def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, 
         if text is not None and text.strip():
             values.setdefault(tunable.section, {})[tunable.key] = _parse(tunable, text.strip())
     return values
+
+
+def readme_table() -> str:
+    """The tunables as the Markdown table that the README shows."""
+    sections = get_type_hints(RunConfig)
+    lines = ["| variable | default | effect |", "|---|---|---|"]
+    for tunable in TUNABLES:
+        default = getattr(sections[tunable.section](), tunable.key)
+        shown = f"{default:d}" if tunable.kind == "flag" else f"{default:g}"
+        lines.append(f"| {tunable.name} | {shown} | {tunable.effect} |")
+    return "\n".join(lines)
 
 
 def _parse(tunable: Tunable, text: str) -> bool | int | float:

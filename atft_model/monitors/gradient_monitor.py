@@ -1,10 +1,12 @@
-"""Reads gradients per monitor group after the backward pass. Reads only; writes nothing."""
+"""Reads gradients and updates per monitor group. Reads only; writes nothing."""
 
 import logging
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from atft_model.model.atft import ATFT
 
@@ -35,54 +37,97 @@ class GroupReading:
         return {name: float(value) for name, value in vars(self).items()}
 
 
+@dataclass
 class GradientMonitor:
-    """Readings of every monitor group; one transfer from the device per reading."""
+    """Norms on the device for the observer to fetch, and what they mean once on the host."""
 
-    def __init__(self, model: ATFT, warn_norm: float) -> None:
-        self.groups = model.monitor_groups()
-        self.warn_norm = warn_norm
+    model: ATFT
+    warn_norm: float
+    largest: dict[str, float] = field(default_factory=dict)
+    """Largest gradient element of each tensor since ``take_largest``; NaN: never a gradient."""
 
-    def read(self) -> dict[str, GroupReading]:
-        """The gradients as they are now; logs one line per group and one per vanishing group."""
-        names, counts, stacked = [], [], []
-        for group, parameters in self.groups.items():
-            gradients = [p.grad for p in parameters.values() if p.grad is not None]
-            names.append(group)
-            counts.append((len(parameters), len(gradients)))
-            stacked.append(_norms(gradients, next(iter(parameters.values()))))
-        values = torch.cat(stacked, dim=1).double().cpu()
-        readings, first = {}, 0
-        for group, (tensors, with_gradient) in zip(names, counts, strict=True):
-            l2, largest = values[:, first : first + with_gradient]
-            first += with_gradient
-            reading = GroupReading(
-                l2=float(l2.square().sum().sqrt()),
-                max=float(largest.max()) if with_gradient else 0.0,
-                tensors=tensors,
-                with_gradient=with_gradient,
+    def __post_init__(self) -> None:
+        self.groups = self.model.monitor_groups()
+        self._owned = [
+            (group, name, parameter)
+            for group, parameters in self.groups.items()
+            for name, parameter in parameters.items()
+        ]
+        self._before: list[Tensor] = []
+
+    def gradient_norms(self) -> Tensor:
+        """[2, tensors]: L2 norm and largest absolute element of each gradient; NaN without one."""
+        device = self._owned[0][2].device
+        norms = torch.full((2, len(self._owned)), math.nan, device=device)
+        present = [i for i, (_, _, p) in enumerate(self._owned) if p.grad is not None]
+        gradients = [p.grad for _, _, p in self._owned if p.grad is not None]
+        if gradients:
+            norms[0, present] = torch.stack([g.norm() for g in gradients]).float()
+            norms[1, present] = torch.stack([g.abs().max() for g in gradients]).float()
+        return norms
+
+    def remember(self) -> None:
+        """Keeps the parameters as they are before a step."""
+        self._before = [parameter.detach().clone() for _, _, parameter in self._owned]
+
+    def update_norms(self) -> Tensor:
+        """[2, tensors]: L2 norm of each tensor's change since ``remember``, and of it before."""
+        now = [parameter.detach() for _, _, parameter in self._owned]
+        pairs = zip(now, self._before, strict=True)
+        norms = torch.stack([torch.stack([(a - b).norm(), b.norm()]) for a, b in pairs], dim=1)
+        self._before = []
+        return norms.float()
+
+    def readings(self, norms: np.ndarray, show: bool) -> dict[str, GroupReading]:
+        """What ``gradient_norms`` says of each group.
+
+        Args:
+            show: Log a line per group; a vanishing group is always logged.
+        """
+        missing = np.array([parameter.grad is None for _, _, parameter in self._owned])
+        readings = {}
+        for group, chosen in self._positions().items():
+            l2, largest = norms[:, chosen[~missing[chosen]]].astype(np.float64)
+            readings[group] = GroupReading(
+                l2=float(np.sqrt(np.square(l2).sum())),
+                max=float(largest.max()) if len(largest) else 0.0,
+                tensors=len(chosen),
+                with_gradient=len(largest),
                 zero=int((largest == 0).sum()),
-                none=tensors - with_gradient,
+                none=int(missing[chosen].sum()),
                 small=int((largest < SMALL).sum()),
             )
-            readings[group] = reading
-            self._log(group, reading)
+            self._log(group, readings[group], show)
+        for (_, name, _), value, none in zip(self._owned, norms[1], missing, strict=True):
+            before = self.largest.get(name, math.nan)
+            now = math.nan if none else float(value)
+            self.largest[name] = now if math.isnan(before) else max(before, now)
         return readings
 
-    def _log(self, group: str, reading: GroupReading) -> None:
+    def update_ratios(self, norms: np.ndarray) -> dict[str, float]:
+        """Length of each group's step, weight decay included, over the length of its weights."""
+        squared = np.square(norms.astype(np.float64))
+        return {
+            group: float(np.sqrt(squared[0, chosen].sum() / max(squared[1, chosen].sum(), 1e-300)))
+            for group, chosen in self._positions().items()
+        }
+
+    def take_largest(self) -> dict[str, float]:
+        """Each tensor's largest gradient element since the last call."""
+        taken, self.largest = self.largest, {}
+        return taken
+
+    def _positions(self) -> dict[str, np.ndarray]:
+        owners = np.array([group for group, _, _ in self._owned])
+        return {group: np.flatnonzero(owners == group) for group in self.groups}
+
+    def _log(self, group: str, reading: GroupReading, show: bool) -> None:
         small = f" ({reading.small} small)" if reading.small else ""
         none = f" ({reading.none} none)" if reading.none else ""
-        log.debug(
+        log.log(
+            logging.INFO if show else logging.DEBUG,
             "[GRAD-MONITOR] %s: l2=%.2e max=%.2e grad=%d/%d%s%s",
             group, reading.l2, reading.max, reading.with_gradient, reading.tensors, small, none,
         )  # fmt: skip
         if reading.l2 < self.warn_norm:
             log.warning("[GRAD-MONITOR] %s: norm %.2e < %.0e", group, reading.l2, self.warn_norm)
-
-
-def _norms(gradients: list[Tensor], like: nn.Parameter) -> Tensor:
-    """[2, tensors]: L2 norm and largest absolute element of each gradient."""
-    if not gradients:
-        return torch.zeros(2, 0, device=like.device)
-    return torch.stack(
-        [torch.stack([gradient.norm(), gradient.abs().max()]) for gradient in gradients], dim=1
-    ).float()

@@ -1,9 +1,15 @@
-"""Checkpoints: atomic files of weights, named by a hash of the weights alone."""
+"""Checkpoints: atomic files of weights, named by a hash of the weights alone, and of a run's state.
+
+``state.pt`` holds all that a run needs to go on bit for bit: weights, optimizer, schedule, place in
+the epoch's order, random states, guard, pending readings. It is tensors and plain values, so it
+loads with ``weights_only=True``.
+"""
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,10 +30,15 @@ def weights_hash(weights: Mapping[str, Tensor]) -> str:
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> str:
     """Writes the weights beside ``path`` and renames; returns their hash."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    torch.save({name: tensor.detach().cpu() for name, tensor in weights.items()}, temporary)
-    os.replace(temporary, path)
+    save_state(path, {name: tensor.detach().cpu() for name, tensor in weights.items()})
     return weights_hash(weights)
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes beside ``path`` and renames: a kill leaves the old checkpoint or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -39,3 +50,24 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise InputError(f"{path}: no checkpoint here; train the model first")
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """A run's state on the CPU, loaded without executing code."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
+    """Each place where two nested tables of settings differ, in words."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in sorted(before.keys() | now.keys()):
+            yield from differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for place, (old, new) in enumerate(zip(before, now, strict=True)):
+            yield from differences(old, new, f"{path}[{place}]")
+    elif before != now:
+        yield f"{path} was {_short(before)}, is now {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    return f"{len(value)} entries" if isinstance(value, list) else repr(value)

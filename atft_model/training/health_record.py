@@ -5,14 +5,17 @@ files ``health/part-00000.parquet``, ...; a killed run keeps every part that was
 read these parts, never the log. Kinds and their metrics are listed in docs/health_record.md.
 """
 
+import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from atft_model.data.artifacts import file_hash, write_text_atomically
 from atft_model.errors import InputError
 
 SCHEMA = pa.schema(
@@ -26,6 +29,7 @@ SCHEMA = pa.schema(
         ("value", pa.float64()),
     ]
 )
+SEAL = "seal.json"
 FLUSH_SECONDS = 30.0
 """A kill loses at most this much of the record."""
 
@@ -65,6 +69,36 @@ class HealthRecord:
         os.replace(temporary, path)
         self.parts += 1
         self._rows.clear()
+
+    def rewind(self, parts: int) -> None:
+        """Drops parts written after a checkpoint that knew of ``parts``: they are read again."""
+        for path in sorted(self.folder.glob("part-*.parquet"))[parts:]:
+            path.unlink()
+        self.parts = parts
+        self._rows.clear()
+
+    def seal(self, checkpoint_hash: str) -> None:
+        """Flushes, and binds every part to this run and to the weights that came out of it."""
+        self.flush()
+        parts = {path.name: file_hash(path) for path in sorted(self.folder.glob("part-*.parquet"))}
+        seal = {"run_id": self.run_id, "checkpoint_hash": checkpoint_hash, "parts": parts}
+        write_text_atomically(self.folder / SEAL, json.dumps(seal, indent=1))
+
+
+def seal_faults(folder: Path, record: Mapping[str, Any]) -> Iterator[str]:
+    """What the seal of a health record says against the run record and the parts on disk."""
+    if not (folder / SEAL).exists():
+        yield "the health record has no seal"
+        return
+    seal = json.loads((folder / SEAL).read_text())
+    for key in ("run_id", "checkpoint_hash"):
+        if seal[key] != record[key]:
+            yield f"health record of {key} {seal[key]}, the run record says {record[key]}"
+    found = {path.name: file_hash(path) for path in folder.glob("part-*.parquet")}
+    for name in sorted(seal["parts"].keys() | found.keys()):
+        if seal["parts"].get(name) != found.get(name):
+            what = "missing" if name not in found else "not of this run's seal"
+            yield f"health/{name} is {what}"
 
 
 def read_health(folder: Path) -> pa.Table:

@@ -1,9 +1,16 @@
 """The training loop. ``run.py`` builds what it needs; the observer reads; only the loop writes."""
 
+import dataclasses
+import json
 import logging
 import math
+import resource
+import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,18 +18,32 @@ import torch
 from atft_model.config import RunConfig
 from atft_model.data.batches import DevicePanel, epoch_batches
 from atft_model.errors import InputError
-from atft_model.losses.cross_section import masked_variance
-from atft_model.losses.total import TrainingLoss
+from atft_model.losses.total import LossTerms, TrainingLoss
 from atft_model.model.atft import ATFT
 from atft_model.monitors.degeneracy_guard import DegeneracyGuard, reset_head
-from atft_model.training.checkpoint import save_weights
+from atft_model.training.checkpoint import save_state, save_weights
+from atft_model.training.clipping import Clipping, clip_gradients
+from atft_model.training.diagnosis import batch_dates, first_offender
 from atft_model.training.health_record import HealthRecord
-from atft_model.training.observer import Observer
-from atft_model.training.optimizer import clip_gradients, guarded_step
+from atft_model.training.observer import (
+    BRAKED,
+    FINE,
+    NOT_FINITE,
+    OVERFLOW,
+    Observer,
+    Skipped,
+    StepResult,
+    spread,
+)
+from atft_model.training.optimizer import LossScale, Schedule, guarded_step
 from atft_model.training.reporter import Reporter
+from atft_model.training.stall import StallWatch
 from atft_model.training.validation import Validation, forward, validate
 
 log = logging.getLogger("atft")
+
+DIAGNOSED = 3
+"""Skipped batches that are computed again, per reading, to name what was not finite."""
 
 
 @dataclass
@@ -31,11 +52,14 @@ class Progress:
 
     step: int = 0
     epoch: int = 0
+    step_in_epoch: int = 0
+    """Steps taken of an epoch that is not over; 0 between epochs."""
+    epoch_windows: int = 0
     best_epoch: int = 0
     best_rank_ic: float = -math.inf
     stopped_early: bool = False
     windows: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, int | float]] = field(default_factory=list)
 
 
 @dataclass
@@ -47,76 +71,116 @@ class Trainer:
     data: DevicePanel
     loss: TrainingLoss
     optimizer: torch.optim.AdamW
-    schedule: torch.optim.lr_scheduler.ReduceLROnPlateau
+    schedule: Schedule
+    clipping: Clipping
+    loss_scale: LossScale
     guard: DegeneracyGuard
     observer: Observer
     health: HealthRecord
     reporter: Reporter
+    stall: StallWatch
     train_dates: np.ndarray
     validation_dates: np.ndarray
     runs_per_batch: int
     steps_per_epoch: int
     order: np.random.Generator
     noise: torch.Generator
+    identity: Mapping[str, Any]
+    """What must be the same for a run to be resumed: settings, data, versions, device."""
+    checkpoint: Path
+    _saved_at: float = field(default_factory=time.monotonic)
+    _order_at_start: dict[str, Any] = field(default_factory=dict)
 
-    def fit(self, folder) -> Progress:
+    def fit(self, folder: Path, progress: Progress) -> Progress:
         """Trains to the last epoch or an early stop; best and last weights go to ``folder``."""
-        progress = Progress()
-        for progress.epoch in range(1, self.config.training.max_epochs + 1):
-            started = time.monotonic()
-            windows = self.train_epoch(progress)
-            seconds = time.monotonic() - started
-            validation = validate(
-                self.model, self.data, self.validation_dates, self.config,
-                self.runs_per_batch, self.loss,
-            )  # fmt: skip
-            self.schedule.step(_watched(validation))
-            save_weights(folder / "last.pt", self.model.state_dict())
-            if _watched(validation) > progress.best_rank_ic:
-                progress.best_rank_ic, progress.best_epoch = _watched(validation), progress.epoch
-                save_weights(folder / "best.pt", self.model.state_dict())
-            self.record_epoch(progress, validation, windows / seconds, seconds)
-            if self.out_of_patience(progress):
-                progress.stopped_early = True
-                break
+        last = self.config.training.max_epochs
+        with self.stall.running():
+            while progress.epoch < last + (progress.step_in_epoch > 0):
+                if progress.stopped_early:
+                    break
+                if progress.step_in_epoch == 0:
+                    progress.epoch += 1
+                started = time.monotonic()
+                already = progress.epoch_windows
+                self.train_epoch(progress)
+                seconds = time.monotonic() - started
+                validation = validate(
+                    self.model, self.data, self.validation_dates, self.config,
+                    self.runs_per_batch, self.loss,
+                )  # fmt: skip
+                self.beat(progress, "validation")
+                self.schedule.end_epoch(progress.epoch, _watched(validation))
+                save_weights(folder / "last.pt", self.model.state_dict())
+                if _watched(validation) > progress.best_rank_ic:
+                    progress.best_rank_ic = _watched(validation)
+                    progress.best_epoch = progress.epoch
+                    save_weights(folder / "best.pt", self.model.state_dict())
+                speed = (progress.epoch_windows - already) / seconds
+                progress.step_in_epoch = progress.epoch_windows = 0
+                self.record_epoch(progress, validation, speed, seconds)
+                progress.stopped_early = self.out_of_patience(progress)
+                self.save_checkpoint(progress)
         return progress
 
-    def train_epoch(self, progress: Progress) -> int:
-        """One pass over the training dates, in a fresh order; returns the windows seen."""
+    def train_epoch(self, progress: Progress) -> None:
+        """One pass over the training dates, in a fresh order, from where a checkpoint left it."""
         config, data = self.config.training, self.data
         self.model.train()
-        self.guard.start_epoch()
+        if progress.step_in_epoch == 0:
+            self.guard.start_epoch()
+            self.schedule.start_epoch(progress.epoch)
+            self._order_at_start = dict(self.order.bit_generator.state)
         batches = list(
             epoch_batches(self.train_dates, config.run_length, self.runs_per_batch, self.order)
         )[: config.max_steps_per_epoch]
-        windows = 0
-        for number, (starts, length) in enumerate(batches, start=1):
+        for starts, length in batches[progress.step_in_epoch :]:
             progress.step += 1
+            progress.step_in_epoch += 1
             batch = data.batch(starts, length)
             due = self.observer.due(progress.step)
-            with self.observer.watching(batch, due) as seen:
+            with self.observer.watching(batch, progress.step) as seen:
                 quantiles = forward(self.model, seen, config.precision)
                 terms = self.loss(quantiles, seen.target, seen.valid)
                 self.optimizer.zero_grad()
-                terms.total.backward()
+                self.loss_scale.backward(terms.total, self.optimizer)
             if due:
-                self.observer.read_gradients(progress.epoch, progress.step)
-            norm = clip_gradients(self.model.parameters(), self.config.optimizer.clip_norm)
-            finite = torch.isfinite(norm) & torch.isfinite(terms.total)
-            guarded_step(self.optimizer, finite)
+                self.observer.watch_gradients(self.loss_scale.inverse())
+            clip_norm = self.clipping.norm(progress.epoch, progress.step)
+            norm = clip_gradients(list(self.model.parameters()), clip_norm)
+            outcome = self.judge_step(terms, norm)
+            guarded_step(self.optimizer, outcome == FINE)
+            self.loss_scale.update()
+            if due:
+                self.observer.watch_update()
             score = self.model.point_score(quantiles.detach())
-            self.observer.add(terms, norm, finite, score_spread(score, seen.valid))
-            if due or number == len(batches):
+            result = StepResult(
+                terms, norm, clip_norm, outcome,
+                spread(score, seen.valid), spread(seen.target, seen.valid),
+            )  # fmt: skip
+            stocks = batch.windows / batch.positions.numel()
+            self.observer.add(result, starts, length, progress.step, stocks)
+            if due or progress.step_in_epoch == len(batches):
                 self.guard_scores(progress)
-            windows += batch.windows
-            self.observer.progress(progress.epoch, number, batch.windows, terms.total)
-        progress.windows += windows
-        return windows
+            progress.epoch_windows += batch.windows
+            progress.windows += batch.windows
+            self.beat(progress, f"step {progress.step}")
+            self.observer.progress(
+                progress.epoch, progress.step_in_epoch, batch.windows, terms.total
+            )
+            self.save_checkpoint_if_due(progress, last=progress.step_in_epoch == len(batches))
+
+    def judge_step(self, terms: LossTerms, norm: torch.Tensor) -> torch.Tensor:
+        """What becomes of the step, as a number on the device: see the observer's names."""
+        finite_loss = torch.isfinite(terms.total)
+        broken = torch.where(finite_loss, OVERFLOW if self.loss_scale.enabled else NOT_FINITE,
+                             NOT_FINITE)  # fmt: skip
+        fine = torch.where(self.clipping.braked(norm), BRAKED, FINE)
+        return torch.where(torch.isfinite(norm) & finite_loss, fine, broken)
 
     def guard_scores(self, progress: Progress) -> None:
-        """Reads the sums, lets the guard judge the score's spread, and resets what it asks for."""
-        score_std = self.observer.read_sums(progress.epoch, progress.step)
-        for event in self.guard.evaluate(score_std):
+        """Reads, lets the guard judge the score's spread, and resets what it asks for."""
+        reading = self.observer.read(progress.epoch, progress.step)
+        for event in self.guard.evaluate(reading.score_std):
             self.health.add(
                 progress.epoch, progress.step, "guard", f"horizon_{event.horizon}",
                 {event.what: event.score_std},
@@ -128,17 +192,33 @@ class Trainer:
             progress.epoch, progress.step, "guard", "heartbeat",
             {"evaluations": float(self.guard.evaluations)},
         )  # fmt: skip
-        self.stop_if_broken(progress)
+        self.record_skipped(progress, reading.skipped)
 
-    def stop_if_broken(self, progress: Progress) -> None:
-        """Ends a run that skips too many steps, with the share and what to do."""
-        skipped = self.observer.nonfinite_steps
-        allowed = self.config.training.max_skipped_share * self.steps_per_epoch
-        if skipped > max(allowed, 1):
+    def record_skipped(self, progress: Progress, skipped: list[Skipped]) -> None:
+        """Records each skipped batch with its dates and first offending tensor.
+
+        Raises:
+            InputError: more than the allowed share of an epoch was skipped.
+        """
+        what = ""
+        for number, batch in enumerate(skipped):
+            what = batch_dates(self.data, batch.starts, batch.length)
+            if batch.cause == "not finite" and number < DIAGNOSED:
+                again = self.data.batch(np.array(batch.starts), batch.length)
+                names = self.data.panel.feature_names
+                what += f"; {first_offender(self.model, again, self.loss, names)}"
+            log.warning("skipped step %d (%s, gradient norm %.3g): %s",
+                        batch.step, batch.cause, batch.norm, what)  # fmt: skip
+            self.health.add(progress.epoch, batch.step, "skipped", what, {batch.cause: batch.norm})
+        total = self.observer.skipped_steps
+        if skipped and total > max(
+            self.config.training.max_skipped_share * self.steps_per_epoch, 1
+        ):
             self.health.flush()
             raise InputError(
-                f"training: {skipped:.0f} of {progress.step} steps had a loss or gradient that is "
-                "not finite and were skipped; lower the learning rate or check the panel"
+                f"training: {total:.0f} of {progress.step} steps were skipped (a loss or gradient "
+                f"that is not finite, or the emergency brake), the last on {what}; lower the "
+                "learning rate or check the panel"
             )
 
     def record_epoch(
@@ -146,7 +226,8 @@ class Trainer:
     ) -> None:
         """One epoch's result to the health record, the log and whoever watches live."""
         panel = self.data.panel
-        train_loss = self.observer.take_epoch_loss()
+        skipped = sum(n["skipped"] for n in progress.history)
+        train_loss, neighbours = self.observer.end_epoch(progress.epoch, progress.step)
         rate = float(self.optimizer.param_groups[0]["lr"])
         numbers = {
             "train_loss": train_loss,
@@ -154,10 +235,16 @@ class Trainer:
             "val_rank_ic": validation.mean_rank_ic,
             "val_sharpe": validation.sharpe,
             "learning_rate": rate,
+            "clip_norm": self.clipping.norm(progress.epoch, progress.step),
+            "skipped": self.observer.skipped_steps - skipped,
+            "train_neighbours": neighbours,
+            "val_neighbours": validation.neighbours,
             "windows_per_second": speed,
             "seconds": seconds,
+            **memory_in_use(self.data.device),
         }
         numbers |= {f"val_rank_ic_{h}d": validation.rank_ic[h] for h in panel.horizons}
+        self.clipping.end_epoch(numbers["skipped"])
         self.health.add(progress.epoch, progress.step, "epoch", "epoch", numbers)
         self.health.flush()
         progress.history.append({"epoch": progress.epoch, **numbers})
@@ -176,14 +263,82 @@ class Trainer:
         patience = self.config.training.early_stopping_patience
         return bool(patience) and progress.epoch - progress.best_epoch >= patience
 
+    def beat(self, progress: Progress, what: str) -> None:
+        """Tells the stall watch that the run goes on, and records what it had reported."""
+        for where, seconds in self.stall.beat(what):
+            self.health.add(progress.epoch, progress.step, "stall", where, {"seconds": seconds})
 
-def score_spread(score: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Mean over the batch's dates of the within-date std of the point score. [horizons]"""
-    spread = masked_variance(score.flatten(0, 1), valid.flatten(0, 1)).sqrt().squeeze(1)
-    counted = valid.flatten(0, 1).sum(dim=1) >= 2
-    return torch.where(
-        counted.any(dim=0), (spread * counted).sum(dim=0) / counted.sum(dim=0), torch.nan
-    )
+    def save_checkpoint_if_due(self, progress: Progress, last: bool) -> None:
+        """Within an epoch, every ``checkpoint_seconds``; its end has a checkpoint of its own."""
+        due = time.monotonic() - self._saved_at >= self.config.training.checkpoint_seconds
+        if due and not last:
+            self.save_checkpoint(progress)
+
+    def save_checkpoint(self, progress: Progress) -> None:
+        """Everything that this run needs to go on bit for bit, in one file."""
+        self.health.flush()
+        host = {
+            "progress": dataclasses.asdict(progress),
+            "order_at_start": self._order_at_start,
+            "order": self.order.bit_generator.state,
+            "guard": {**vars(self.guard), "config": None, "horizons": None},
+            "sound_epochs": self.clipping.sound_epochs,
+            "health_parts": self.health.parts,
+        }
+        on_cuda = self.data.device.type == "cuda"
+        save_state(
+            self.checkpoint,
+            {
+                "identity": json.dumps(self.identity),
+                "host": json.dumps(host),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "plateau": self.schedule.plateau.state_dict(),
+                "loss_scale": self.loss_scale.scaler.state_dict(),
+                "observer": self.observer.state(),
+                "noise": self.noise.get_state(),
+                "random": torch.get_rng_state(),
+                "random_cuda": torch.cuda.get_rng_state(self.data.device) if on_cuda else None,
+            },
+        )
+        self._saved_at = time.monotonic()
+
+    def load_checkpoint(self, state: Mapping[str, Any]) -> Progress:
+        """Puts everything where ``save_checkpoint`` saw it; returns how far the run was."""
+        host = json.loads(state["host"])
+        progress = Progress(**host["progress"])
+        self.order.bit_generator.state = (
+            host["order_at_start"] if progress.step_in_epoch else host["order"]
+        )
+        self._order_at_start = host["order_at_start"]
+        for name in ("low", "awaiting"):
+            counts = {int(horizon): count for horizon, count in host["guard"][name].items()}
+            setattr(self.guard, name, counts)
+        self.guard.resets_this_epoch = host["guard"]["resets_this_epoch"]
+        self.guard.evaluations = host["guard"]["evaluations"]
+        self.clipping.sound_epochs = host["sound_epochs"]
+        self.health.rewind(host["health_parts"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.plateau.load_state_dict(state["plateau"])
+        if self.loss_scale.enabled:
+            self.loss_scale.scaler.load_state_dict(state["loss_scale"])
+        self.observer.load_state(state["observer"], self.data.device)
+        self.noise.set_state(state["noise"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.data.device)
+        return progress
+
+
+def memory_in_use(device: torch.device) -> dict[str, float]:
+    """Largest resident memory of this process so far and, on CUDA, of the device; in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    numbers = {"memory_mb": peak / 2**20}
+    if device.type == "cuda":
+        numbers["device_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return numbers
 
 
 def _watched(validation: Validation) -> float:

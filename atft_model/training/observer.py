@@ -3,18 +3,21 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from atft_model.config import MonitorConfig
-from atft_model.data.batches import WindowBatch
+from atft_model.data.batches import DevicePanel, WindowBatch
+from atft_model.losses.cross_section import masked_variance
 from atft_model.losses.total import LossTerms
 from atft_model.model.atft import ATFT
-from atft_model.monitors.encoder_hooks import EncoderHooks, feature_gradients
+from atft_model.monitors.encoder_hooks import AdaptiveNormDebug, EncoderHooks, feature_gradients
 from atft_model.monitors.gradient_monitor import GradientMonitor
 from atft_model.training.health_record import HealthRecord
 
@@ -22,19 +25,63 @@ log = logging.getLogger("atft")
 
 READINGS_PER_EPOCH = 20
 """At least so many gradient readings an epoch: zero findings from zero looks is no evidence."""
+INPUT_EVERY = 4
+"""Every which reading asks for input gradients too: they lengthen the backward pass (measured on
+the built-in market: 7 % of a step), and that an input is dead shows at any of them."""
 PROGRESS_SECONDS = 5.0
+FINE, NOT_FINITE, BRAKED, OVERFLOW = range(4)
+"""What became of a step; an overflow of scaled float16 gradients is expected now and then."""
+LOSSES = ("total", "quantile", "rank", "variance")
 
 
 @dataclass
-class _Sums:
-    """Running sums on the device since the last reading."""
+class StepResult:
+    """What one step leaves on the device for the next reading."""
 
-    values: Tensor
-    steps: int = 0
+    terms: LossTerms
+    norm: Tensor
+    clip_norm: float
+    outcome: Tensor
+    """FINE, NOT_FINITE, BRAKED or OVERFLOW."""
+    score_std: Tensor
+    target_std: Tensor
+
+
+@dataclass
+class _Pending:
+    """Sums and outcomes on the device since the last reading."""
+
+    sums: Tensor
+    outcomes: list[Tensor] = field(default_factory=list)
+    norms: list[Tensor] = field(default_factory=list)
+    batches: list[tuple[list[int], int, int, float]] = field(default_factory=list)
+    """(starts, run length, step, stocks per date) of each step."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A batch that was left out."""
+
+    starts: list[int]
+    length: int
+    step: int
+    cause: str
+    norm: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the loop needs of a reading."""
+
+    score_std: dict[int, float]
+    skipped: list[Skipped]
 
 
 class Observer:
-    """Reads every ``cadence`` steps; between readings it only adds up numbers on the device."""
+    """Reads every ``cadence`` steps; between readings it only adds up numbers on the device.
+
+    A reading fetches all its numbers from the device at once.
+    """
 
     def __init__(
         self,
@@ -44,109 +91,246 @@ class Observer:
         feature_names: tuple[str, ...],
         horizons: tuple[int, ...],
         steps_per_epoch: int,
-        clip_norm: float,
     ) -> None:
         self.config = config
         self.health = health
         self.feature_names = feature_names
         self.horizons = horizons
         self.steps_per_epoch = steps_per_epoch
-        self.clip_norm = clip_norm
         self.cadence = max(1, min(config.every, steps_per_epoch // READINGS_PER_EPOCH))
         self.monitor = GradientMonitor(model, config.warn_norm)
         self.hooks = EncoderHooks(model, config.encoder_hooks)
-        self.nonfinite_steps = 0.0
+        self.norm_debug = AdaptiveNormDebug(model)
+        self.skipped_steps = 0.0
         self._input: Tensor | None = None
-        self._sums: _Sums | None = None
+        self._held: dict[str, Tensor] = {}
+        self._pending: _Pending | None = None
         self._epoch_loss: list[tuple[float, float]] = []
+        self._epoch_neighbours: list[float] = []
+        self._shown = 0
         self._progress = _Progress()
+
+    def record_data(self, data: DevicePanel, dates: np.ndarray) -> None:
+        """Records the range of every input on the training dates, and the targets' raw scale."""
+        rows = torch.from_numpy(dates).to(data.device)
+        seen = data.observed[rows]
+        values = data.features[rows][seen]
+        lowest, highest = torch.stack([values.amin(dim=0), values.amax(dim=0)]).tolist()
+        for name, low, high in zip(self.feature_names, lowest, highest, strict=True):
+            self.health.add(1, 0, "input", name, {"lowest": low, "highest": high})
 
     def due(self, step: int) -> bool:
         """Whether gradients are read at this step (counted from 1 over the whole run)."""
         return step % self.cadence == 0
 
+    def inputs_due(self, step: int) -> bool:
+        """Whether this reading is one that asks for input gradients; the first one is."""
+        return self.due(step) and (step // self.cadence) % INPUT_EVERY == 1
+
     @contextmanager
-    def watching(self, batch: WindowBatch, due: bool) -> Iterator[WindowBatch]:
+    def watching(self, batch: WindowBatch, step: int) -> Iterator[WindowBatch]:
         """The batch to use for this step: one whose input gradients can be read, when due."""
+        due = self.due(step)
         active = due and self.config.gradient_monitor
-        self._input = batch.features.detach().requires_grad_() if active else None
-        with self.hooks.watching(active):
+        inputs = active and self.inputs_due(step)
+        self._input = batch.features.detach().requires_grad_() if inputs else None
+        with ExitStack() as hooks:
+            hooks.enter_context(self.hooks.watching(active))
+            hooks.enter_context(self.norm_debug.watching(due and self.config.adaptive_norm_debug))
             yield replace(batch, features=self._input) if self._input is not None else batch
+        if due:
+            self._held["neighbours"] = neighbours_per_window(batch)
 
-    def add(self, terms: LossTerms, norm: Tensor, finite: Tensor, score_std: Tensor) -> None:
-        """Adds one step's numbers, on the device: the sums are read when a reading is due."""
-        named = terms.named()
-        step = torch.stack(
-            [
-                *[torch.where(finite, value, 0.0) for value in named.values()],
-                torch.where(finite, norm, 0.0),
-                (norm > self.clip_norm).float(),
-                (~finite).float(),
-                *score_std,
-            ]
-        )
-        if self._sums is None:
-            self._sums = _Sums(torch.zeros_like(step))
-        self._sums.values += step
-        self._sums.steps += 1
+    def watch_gradients(self, inverse_scale: float) -> None:
+        """Keeps, on the device, what the gradients are before clipping.
 
-    def read_gradients(self, epoch: int, step: int) -> None:
-        """Records gradients per group, per activation and per input feature, before clipping."""
+        Args:
+            inverse_scale: By what gradients of activations and inputs are multiplied.
+        """
         if not self.config.gradient_monitor:
             return
-        for group, reading in self.monitor.read().items():
+        self._held["gradient"] = self.monitor.gradient_norms()
+        self._held["activation"] = self.hooks.norms(inverse_scale)
+        if self._input is not None:
+            gradient = self._input.grad
+            self._held["input"] = (
+                inverse_scale * feature_gradients(gradient)
+                if gradient is not None
+                else torch.zeros(len(self.feature_names))
+            )
+        self.monitor.remember()
+
+    def watch_update(self) -> None:
+        """Keeps, on the device, how far the step moved the weights."""
+        if self.config.gradient_monitor:
+            self._held["update"] = self.monitor.update_norms()
+
+    def add(self, result: StepResult, starts: np.ndarray, length: int, step: int, stocks: float,
+            ) -> None:  # fmt: skip
+        """Adds one step's numbers, on the device."""
+        fine = result.outcome == FINE
+        named = result.terms.named()
+        numbers = torch.stack(
+            [
+                *[torch.where(fine, named[name], 0.0) for name in LOSSES],
+                torch.where(fine, result.norm, 0.0),
+                (fine & (result.norm > result.clip_norm)).float(),
+                *result.score_std,
+                *result.target_std,
+            ]
+        )
+        if self._pending is None:
+            self._pending = _Pending(torch.zeros_like(numbers))
+        self._pending.sums += numbers
+        self._pending.outcomes.append(result.outcome)
+        self._pending.norms.append(result.norm.detach())
+        self._pending.batches.append((starts.tolist(), length, step, stocks))
+
+    def read(self, epoch: int, step: int) -> Reading:
+        """Fetches and records everything since the last reading."""
+        pending, held = self._pending, self._held
+        if pending is None:
+            return Reading(dict.fromkeys(self.horizons, math.nan), [])
+        self._pending, self._held = None, {}
+        fetched = _fetch(
+            {
+                "sums": pending.sums,
+                "outcomes": torch.stack(pending.outcomes),
+                "norms": torch.stack(pending.norms),
+                **held,
+            }
+        )
+        if "gradient" in held:
+            self._record_gradients(epoch, step, fetched)
+        if "neighbours" in held:
+            self._epoch_neighbours.append(float(fetched["neighbours"]))
+        self.norm_debug.log()
+        outcomes = fetched["outcomes"].astype(int)
+        score_std = self._record_sums(epoch, step, fetched["sums"], outcomes, pending)
+        skipped = [
+            Skipped(starts, length, at, ("", "not finite", "brake")[outcome], float(norm))
+            for (starts, length, at, _), outcome, norm in zip(
+                pending.batches, outcomes, fetched["norms"], strict=True
+            )
+            if outcome in (NOT_FINITE, BRAKED)
+        ]
+        self.skipped_steps += len(skipped)
+        return Reading(score_std, skipped)
+
+    def _record_gradients(self, epoch: int, step: int, fetched: Mapping[str, np.ndarray]) -> None:
+        show = self._shown == 0 or step - self._shown >= self.config.every
+        self._shown = step if show else self._shown
+        for group, reading in self.monitor.readings(fetched["gradient"], show).items():
             self.health.add(epoch, step, "gradient", group, reading.metrics())
-        for name, metrics in self.hooks.read().items():
+        for group, ratio in self.monitor.update_ratios(fetched["update"]).items():
+            self.health.add(epoch, step, "update", group, {"ratio": ratio})
+        for name, metrics in self.hooks.readings(fetched["activation"]).items():
             self.health.add(epoch, step, "activation_gradient", name, metrics)
-        gradient = self._input.grad if self._input is not None else None
-        for name, norm in feature_gradients(gradient, self.feature_names).items():
+        inputs = fetched["input"].tolist() if "input" in fetched else []
+        for name, norm in zip(self.feature_names, inputs, strict=bool(inputs)):
             self.health.add(epoch, step, "input_gradient", name, {"l2": norm})
 
-    def read_sums(self, epoch: int, step: int) -> dict[int, float]:
-        """Records the means since the last reading; returns the score's std per horizon.
-
-        Returns:
-            Mean within-date std of the point score per horizon; NaN where nothing was ranked.
-        """
-        if self._sums is None:
-            return dict.fromkeys(self.horizons, math.nan)
-        values, steps = self._sums.values.tolist(), self._sums.steps
-        self._sums = None
-        total, quantile, rank, variance, norm, clipped, nonfinite, *stds = values
-        used = max(steps - nonfinite, 1)
-        self.nonfinite_steps += nonfinite
-        self._epoch_loss.append((total, used))
-        losses = {"total": total, "quantile": quantile, "rank": rank, "variance": variance}
+    def _record_sums(
+        self, epoch: int, step: int, sums: np.ndarray, outcomes: np.ndarray, pending: _Pending
+    ) -> dict[int, float]:
+        steps = len(outcomes)
+        used = max(int((outcomes == FINE).sum()), 1)
+        losses = dict(zip(LOSSES, sums[: len(LOSSES)].tolist(), strict=True))
+        norm, clipped, *spreads = sums[len(LOSSES) :].tolist()
+        self._epoch_loss.append((losses["total"], used))
         self.health.add(
             epoch, step, "loss", "train", {name: value / used for name, value in losses.items()}
         )
-        self.health.add(
-            epoch,
-            step,
-            "step",
-            "train",
-            {
-                "grad_norm": norm / used,
-                "clip_ratio": clipped / steps,
-                "nonfinite": nonfinite,
-                "steps": float(steps),
-            },
-        )
-        score_std = {h: std / steps for h, std in zip(self.horizons, stds, strict=True)}
-        for horizon, std in score_std.items():
-            self.health.add(epoch, step, "score_std", f"horizon_{horizon}", {"std": std})
+        counts = {
+            "grad_norm": norm / used,
+            "clip_ratio": clipped / steps,
+            "nonfinite": float((outcomes == NOT_FINITE).sum()),
+            "braked": float((outcomes == BRAKED).sum()),
+            "overflow": float((outcomes == OVERFLOW).sum()),
+            "steps": float(steps),
+            "stocks_per_date": min(stocks for *_, stocks in pending.batches),
+        }
+        self.health.add(epoch, step, "step", "train", counts)
+        score_std = {}
+        for index, horizon in enumerate(self.horizons):
+            std, target = (spreads[i] / steps for i in (index, len(self.horizons) + index))
+            ratio = std / target if target > 0 else math.nan
+            metrics = {"std": std, "ratio": ratio}
+            self.health.add(epoch, step, "score_std", f"horizon_{horizon}", metrics)
+            score_std[horizon] = std
         return score_std
 
-    def take_epoch_loss(self) -> float:
-        """Mean training loss over the finite steps since the last call."""
+    def end_epoch(self, epoch: int, step: int) -> tuple[float, float]:
+        """Records each tensor's largest gradient.
+
+        Returns:
+            Mean training loss over the finite steps of the epoch, and neighbours per window.
+        """
+        for name, largest in self.monitor.take_largest().items():
+            self.health.add(epoch, step, "parameter", name, {"largest": largest})
         total = sum(value for value, _ in self._epoch_loss)
         steps = sum(count for _, count in self._epoch_loss)
-        self._epoch_loss.clear()
-        return total / steps if steps else math.nan
+        seen = self._epoch_neighbours
+        self._shown, self._epoch_loss, self._epoch_neighbours = 0, [], []
+        return total / steps if steps else math.nan, float(np.mean(seen)) if seen else math.nan
 
     def progress(self, epoch: int, step_in_epoch: int, windows: int, loss: Tensor) -> None:
         """A progress line every few seconds, with speed and the epoch's time left."""
         self._progress.show(epoch, step_in_epoch, self.steps_per_epoch, windows, loss)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that a resumed run reads as if it never stopped."""
+        pending = self._pending
+        return {
+            "skipped_steps": self.skipped_steps,
+            "epoch_loss": self._epoch_loss,
+            "epoch_neighbours": self._epoch_neighbours,
+            "shown": self._shown,
+            "largest": dict(self.monitor.largest),
+            "pending": pending and vars(pending),
+        }
+
+    def load_state(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Goes on from ``state``."""
+        self.skipped_steps = state["skipped_steps"]
+        self._epoch_loss = [(total, used) for total, used in state["epoch_loss"]]
+        self._epoch_neighbours = list(state["epoch_neighbours"])
+        self._shown = state["shown"]
+        self.monitor.largest = dict(state["largest"])
+        pending = state["pending"]
+        if pending is not None:
+            self._pending = _Pending(
+                pending["sums"].to(device),
+                [outcome.to(device) for outcome in pending["outcomes"]],
+                [norm.to(device) for norm in pending["norms"]],
+                list(pending["batches"]),
+            )
+
+
+def _fetch(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """The tensors on the host, float32, in one transfer."""
+    device = tensors["sums"].device
+    flat = [tensor.detach().to(device, torch.float32).reshape(-1) for tensor in tensors.values()]
+    values = np.split(torch.cat(flat).cpu().numpy(), np.cumsum([len(part) for part in flat])[:-1])
+    return {
+        name: value.reshape(tuple(tensor.shape))
+        for (name, tensor), value in zip(tensors.items(), values, strict=True)
+    }
+
+
+def neighbours_per_window(batch: WindowBatch) -> Tensor:
+    """Graph neighbours of a scorable window, on average; on the device."""
+    count = ((batch.neighbours >= 0) & batch.scorable[..., None]).sum()
+    return count / batch.scorable.sum().clamp(min=1)
+
+
+def spread(value: Tensor, valid: Tensor) -> Tensor:
+    """Mean over the batch's dates of the std within the date. [horizons]; NaN where none ranks."""
+    std = masked_variance(value.flatten(0, 1), valid.flatten(0, 1)).sqrt().squeeze(1)
+    counted = valid.flatten(0, 1).sum(dim=1) >= 2
+    return torch.where(
+        counted.any(dim=0), (std * counted).sum(dim=0) / counted.sum(dim=0), torch.nan
+    )
 
 
 class _Progress:

@@ -14,6 +14,7 @@ from atft_model.metrics.inference import sharpe
 from atft_model.metrics.portfolio import PortfolioConfig, TradingRules, portfolio_returns
 from atft_model.metrics.rank_ic import ic, rank_ic
 from atft_model.model.atft import ATFT
+from atft_model.training.observer import neighbours_per_window
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Validation:
     rank_ic: dict[int, float]
     ic: dict[int, float]
     sharpe: float
+    neighbours: float
+    """Graph neighbours of a window, on average, as the model saw them."""
 
     @property
     def mean_rank_ic(self) -> float:
@@ -34,7 +37,8 @@ class Validation:
 def forward(model: ATFT, batch: WindowBatch, precision: str) -> torch.Tensor:
     """The one forward path of training, validation and prediction."""
     device = batch.features.device.type
-    with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed"):
+    half = torch.float16 if precision == "16-mixed" else torch.bfloat16
+    with torch.autocast(device, half, enabled=precision != "32"):
         return model(batch).float()
 
 
@@ -46,7 +50,7 @@ def predict_quantiles(
     config: RunConfig,
     runs: int,
     loss: TrainingLoss | None = None,
-) -> tuple[np.ndarray, float]:
+) -> tuple[np.ndarray, float, float]:
     """Quantiles of every True date, with dropout off and the same graph and normalizer.
 
     Args:
@@ -54,22 +58,26 @@ def predict_quantiles(
 
     Returns:
         float32 [dates, stocks, horizons, quantiles], NaN where a window cannot be scored or the
-        date was not asked for; and the mean loss over batches (NaN without ``loss``).
+        date was not asked for; the mean loss over batches (NaN without ``loss``); and the mean
+        number of graph neighbours of a window.
     """
     model.eval()
     n_dates, n_stocks = data.scorable.shape
     shape = (n_dates, n_stocks, len(data.panel.horizons), len(config.model.quantiles))
     quantiles = np.full(shape, np.nan, dtype=np.float32)
-    losses = []
+    losses, neighbours = [], []
     for starts, length in epoch_batches(dates, config.training.run_length, runs):
         batch = data.batch(starts, length)
         output = forward(model, batch, config.training.precision)
+        neighbours.append(neighbours_per_window(batch))
         if loss is not None:
             losses.append(loss(output, batch.target, batch.valid).total)
         date = batch.positions[:, :, None].expand(batch.scorable.shape)[batch.scorable]
         stock = batch.stocks[:, None].expand(batch.scorable.shape)[batch.scorable]
         quantiles[date.cpu().numpy(), stock.cpu().numpy()] = output[batch.scorable].cpu().numpy()
-    return quantiles, float(torch.stack(losses).mean()) if losses else float("nan")
+    mean_loss, seen = (float(torch.stack(values).mean()) if values else float("nan")
+                       for values in (losses, neighbours))  # fmt: skip
+    return quantiles, mean_loss, seen
 
 
 def validate(
@@ -77,7 +85,7 @@ def validate(
     loss: TrainingLoss,
 ) -> Validation:  # fmt: skip
     """Loss, rank IC and IC per horizon, and the net Sharpe of the headline portfolio."""
-    quantiles, mean_loss = predict_quantiles(model, data, dates, config, runs, loss)
+    quantiles, mean_loss, neighbours = predict_quantiles(model, data, dates, config, runs, loss)
     panel = data.panel
     score = quantiles[..., model.median].astype(np.float64)
     days = np.flatnonzero(dates)
@@ -90,7 +98,7 @@ def validate(
             rank_ic(mine, target, valid, min_stocks=config.training.min_stocks)
         )
         ics[horizon] = nanmean(ic(mine, target, valid, min_stocks=config.training.min_stocks))
-    return Validation(mean_loss, rank_ics, ics, _headline_sharpe(score, data, days))
+    return Validation(mean_loss, rank_ics, ics, _headline_sharpe(score, data, days), neighbours)
 
 
 def nanmean(values: np.ndarray) -> float:

@@ -11,17 +11,12 @@ import dagster as dg
 import polars as pl
 
 from atft_model import settings
-from atft_model.config import RunConfig, read_run_file, resolve, to_dict
+from atft_model.config import PRESETS, RunConfig, read_run_file, resolve, to_dict
 from atft_model.data.artifacts import write_text_atomically
+from atft_model.errors import InputError
 from atft_model.training.health_record import read_health
-from atft_pipeline.checks.model import (
-    TrainingGates,
-    degeneracy_resets_within_limit,
-    encoder_gradients_nonzero,
-    no_nonfinite_steps,
-    predictions_not_degenerate,
-)
-from atft_pipeline.checks.outcome import spec, verdicts
+from atft_pipeline.checks.model import TrainingGates, model_check_specs, model_outcomes
+from atft_pipeline.checks.outcome import verdicts
 from atft_pipeline.config_schema import build, fields_of, run_config_fields
 from atft_pipeline.failures import plain_failures
 from atft_pipeline.processes import run_model_process
@@ -34,11 +29,16 @@ ASSET = "trained_model"
 CONFIG = {
     "preset": dg.Field(
         dg.Noneable(str), is_required=False, default_value=None,
-        description="quick or standard. Empty: the run file's, else ATFT_PRESET, else quick.",
+        description=f"{', '.join(PRESETS)}. Empty: the run file's, else ATFT_PRESET, else quick.",
     ),
     "run_file": dg.Field(
         dg.Noneable(str), is_required=False, default_value=None,
         description="run.toml with settings over the preset; fields given here win over it.",
+    ),
+    "resume": dg.Field(
+        dg.Noneable(str), is_required=False, default_value=None,
+        description="Run id of a run that was killed or cancelled: goes on from its checkpoint, "
+                    "to the weights of an undisturbed run. The other fields as it began.",
     ),
     "gates": dg.Field(dg.Shape(fields_of(TrainingGates)), is_required=False),
     **run_config_fields(),
@@ -48,12 +48,7 @@ CONFIG = {
 @dg.asset(
     group_name="model", kinds={"pytorch"}, output_required=False, io_manager_key="versions",
     pool="gpu", config_schema=CONFIG,
-    check_specs=[
-        spec(ASSET, "encoder_gradients_nonzero", "Gradients reach every part and every input."),
-        spec(ASSET, "degeneracy_resets_within_limit", "The head rarely collapsed, and recovered."),
-        spec(ASSET, "no_nonfinite_steps", "No step had a loss or gradient that is not finite."),
-        spec(ASSET, "predictions_not_degenerate", "The saved weights tell stocks apart."),
-    ],
+    check_specs=model_check_specs(ASSET),
     description="ATFT-GAT-FAN, trained on the panel's train dates, chosen on validation dates.",
 )  # fmt: skip
 @plain_failures
@@ -63,8 +58,11 @@ def trained_model(
     """Trains, judges the health record, and points ``models/current.json`` at a sound run."""
     options = dict(context.op_execution_context.op_config)
     config = run_config(options)
-    run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    resume = options.get("resume")
+    run_id = resume or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     folder = storage.models / run_id
+    if resume and (Path(resume).name != resume or not folder.is_dir()):
+        raise InputError(f"resume is {resume!r}; expected the name of a folder in {folder.parent}")
     resolved = folder / "requested.json"
     write_text_atomically(resolved, json.dumps(to_dict(config), indent=1))
 
@@ -75,18 +73,14 @@ def trained_model(
     run_model_process(
         context,
         ["train", "--panel", str(panel), "--graph", str(stock_graph), "--out", str(folder),
-         "--resolved", str(resolved), "--ledger", str(storage.ledger)],
+         "--resolved", str(resolved), "--ledger", str(storage.ledger),
+         *(["--resume"] if resume else [])],
         on_message,
     )  # fmt: skip
     record = json.loads((folder / "run.json").read_text())
     health = pl.DataFrame(pl.from_arrow(read_health(folder / "health")))
     gates = build(TrainingGates, options.get("gates", {}))
-    outcomes = [
-        encoder_gradients_nonzero(health, record, gates),
-        degeneracy_resets_within_limit(health, gates),
-        no_nonfinite_steps(health, record),
-        predictions_not_degenerate(health, gates),
-    ]
+    outcomes = model_outcomes(folder, gates)
     if not any(outcome.stops for outcome in outcomes):
         pointer = json.dumps({"hash": run_id})
         write_text_atomically(storage.models / "current.json", pointer)
@@ -101,7 +95,7 @@ def run_config(options: dict[str, Any]) -> RunConfig:
         preset, values = read_run_file(Path(options["run_file"]))
         layers.append((options["run_file"], values))
     explicit = {key: value for key, value in options.items()
-                if key not in ("preset", "run_file", "gates")}  # fmt: skip
+                if key not in ("preset", "run_file", "gates", "resume")}  # fmt: skip
     layers.append(("run config", explicit))
     return resolve(options.get("preset") or preset or default_preset(), layers)
 

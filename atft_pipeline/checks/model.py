@@ -1,124 +1,58 @@
-"""Checks of a trained model: from its health record and run record, never from a log."""
+"""Checks of a trained model: the verdicts of ``atft_model.training.gates`` in Dagster's form."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-import polars as pl
+import dagster as dg
 
-from atft_model.config import setting
-from atft_pipeline.checks.outcome import Outcome, markdown_table
+from atft_model.training.gates import Finding, TrainingGates, judge, open_evidence
+from atft_pipeline.checks.outcome import Outcome, markdown_table, spec
+
+CHECKS: dict[str, str] = {
+    "encoder_gradients_nonzero": "Gradients reach every part, at every reading of every epoch.",
+    "every_parameter_receives_gradient": "No tensor is without gradient or always exactly zero.",
+    "no_dead_inputs": "Every input varies and passes a gradient.",
+    "gradients_within_range": "Gradient norms lie where those of clean runs did.",
+    "updates_within_limit": "A step moves the weights by a small share of their size.",
+    "inputs_within_range": "Normalized inputs are of a normalized size.",
+    "targets_well_scaled": "No horizon's mean return is as large as its spread.",
+    "cross_sections_wide_enough": "A date of a training batch holds enough stocks to rank.",
+    "validation_uses_graph": "Validation sees as dense a graph as training.",
+    "degeneracy_resets_within_limit": "The head rarely collapsed, and recovered.",
+    "predictions_not_degenerate": "The saved weights tell stocks apart.",
+    "no_nonfinite_steps": "No step had a loss or gradient that is not finite.",
+    "skipped_batches_zero": "No batch was left out.",
+    "clip_ratio_falls": "At the end few steps were clipped.",
+    "loss_decreases": "The training loss fell.",
+    "validation_beats_chance": "The best validation rank IC is more than luck.",
+    "run_is_complete": "All epochs or an early stop; every record is of these weights.",
+}
+"""Each check on ``trained_model`` and what it states."""
+
+SKILL = ("validation_beats_chance",)
+"""Which of them judge the model's skill, not whether the run can be trusted."""
 
 
-@dataclass(frozen=True)
-class TrainingGates:
-    """What the health record of a run must show."""
-
-    min_gradient_norm: float = setting(
-        1e-7, "Smallest gradient norm of any group after warm-up: float32 noise lies below it."
-    )
-    warmup_readings: int = setting(3, "First readings not judged: attention starts near zero.")
-    min_readings_per_epoch: int = setting(
-        20, "Fewer readings are no evidence, unless every step was read."
-    )
-    resets_warn: int = setting(5, "Head resets in one epoch above which the check warns.")
-    resets_error: int = setting(10, "Head resets in one epoch above which the check fails.")
-    min_score_std: float = setting(
-        1e-3, "Within-date std of the score, in units of the target's std: below, stocks tie."
-    )
+def model_check_specs(asset: str) -> list[dg.AssetCheckSpec]:
+    """The checks as Dagster announces them."""
+    return [
+        spec(asset, name, states, "skill" if name in SKILL else "integrity")
+        for name, states in CHECKS.items()
+    ]
 
 
-def encoder_gradients_nonzero(
-    health: pl.DataFrame, record: Mapping[str, Any], gates: TrainingGates
-) -> Outcome:
-    """Every group and both encoder activations received a gradient throughout; no input is dead."""
-    norms = health.filter(
-        pl.col("kind").is_in(["gradient", "activation_gradient"]), pl.col("metric") == "l2"
-    )
-    steps = norms["step"].unique().sort()
-    judged = norms.filter(pl.col("step").is_in(steps[gates.warmup_readings :].implode()))
-    lowest = judged.group_by("name").agg(pl.col("value").min().alias("smallest")).sort("smallest")
-    inputs = (
-        health.filter(pl.col("kind") == "input_gradient")
-        .group_by("name")
-        .agg(pl.col("value").max().alias("largest"))
-    )
-    dead = inputs.filter(~(pl.col("largest") > 0))["name"].sort().to_list()
-    vanishing = lowest.filter(~(pl.col("smallest") > gates.min_gradient_norm))["name"].to_list()
-    enough = _enough_readings(len(steps), record, gates)
-    faults = []
-    if not enough:
-        faults.append(f"only {len(steps)} readings in {record['epochs']} epochs: no evidence")
-    if vanishing:
-        faults.append(f"no gradient in {', '.join(vanishing)}")
-    if dead or inputs.is_empty():
-        faults.append(f"{len(dead)} of {inputs.height} inputs are dead: {', '.join(dead[:5])}")
-    smallest = lowest["smallest"][0] if lowest.height else float("nan")
+def model_outcomes(folder: Path, gates: TrainingGates) -> list[Outcome]:
+    """Every verdict on the run in ``folder``, recomputed from its files."""
+    return [outcome(finding) for finding in judge(open_evidence(folder), gates)]
+
+
+def outcome(finding: Finding) -> Outcome:
+    """A finding in the form of all checks."""
     return Outcome(
-        "encoder_gradients_nonzero",
-        not faults,
-        "; ".join(faults)
-        or f"smallest norm {smallest:.1e} ({lowest['name'][0]}), "
-        f"{inputs.height} inputs alive, {len(steps)} readings",
-        f"every group above {gates.min_gradient_norm:.0e}, every input alive",
-        numbers={
-            "readings": len(steps),
-            "dead_inputs": len(dead),
-            **{f"smallest/{name}": value for name, value in lowest.iter_rows()},
-        },
-        details=markdown_table(["group", "smallest gradient norm"], lowest.iter_rows()),
-    )
-
-
-def _enough_readings(readings: int, record: Mapping[str, Any], gates: TrainingGates) -> bool:
-    per_epoch = min(gates.min_readings_per_epoch, int(record["steps_per_epoch"]))
-    return readings >= per_epoch * int(record["epochs"]) and readings > gates.warmup_readings
-
-
-def degeneracy_resets_within_limit(health: pl.DataFrame, gates: TrainingGates) -> Outcome:
-    """The guard watched, reset a head rarely, and every reset brought the spread back."""
-    guard = health.filter(pl.col("kind") == "guard")
-    evaluations = guard.filter(pl.col("metric") == "evaluations")["value"].max()
-    resets = guard.filter(pl.col("metric") == "reset").group_by("epoch").len("resets")
-    failed = guard.filter(pl.col("metric").is_in(["reset_failed", "cap_reached"])).height
-    worst = int(resets["resets"].max() or 0) if resets.height else 0  # type: ignore[arg-type]
-    watched = int(evaluations or 0)  # type: ignore[arg-type]
-    broken = watched == 0 or failed > 0 or worst > gates.resets_error
-    figure = f"{worst} resets in the worst epoch, {failed} failed, {watched} looks"
-    return Outcome(
-        "degeneracy_resets_within_limit",
-        not broken and worst <= gates.resets_warn,
-        "the guard left no heartbeat" if watched == 0 else figure,
-        f"at most {gates.resets_warn} an epoch (above {gates.resets_error} fails), none failed",
-        severity="ERROR" if broken else "WARN",
-        numbers={"resets_worst_epoch": worst, "failed_resets": failed, "evaluations": watched},
-    )
-
-
-def no_nonfinite_steps(health: pl.DataFrame, record: Mapping[str, Any]) -> Outcome:
-    """No step had a loss or gradient that is not finite, and every step was counted."""
-    step = health.filter(pl.col("kind") == "step")
-    counted = int(step.filter(pl.col("metric") == "steps")["value"].sum())
-    nonfinite = int(step.filter(pl.col("metric") == "nonfinite")["value"].sum())
-    return Outcome(
-        "no_nonfinite_steps",
-        nonfinite == 0 and counted == int(record["steps"]) > 0,
-        f"{nonfinite} of {counted} recorded steps, {record['steps']} taken",
-        "0, with every step recorded",
-        numbers={"nonfinite_steps": nonfinite, "recorded_steps": counted},
-    )
-
-
-def predictions_not_degenerate(health: pl.DataFrame, gates: TrainingGates) -> Outcome:
-    """The best checkpoint, read back from disk, tells stocks apart on every horizon."""
-    spread = health.filter(pl.col("kind") == "checkpoint", pl.col("metric") == "score_std")
-    values = dict(spread.select("name", "value").iter_rows())
-    low = [name for name, value in values.items() if not value > gates.min_score_std]
-    smallest = min(values.values(), default=float("nan"))
-    return Outcome(
-        "predictions_not_degenerate",
-        bool(values) and not low,
-        f"smallest within-date std {smallest:.2e}" + (f": {', '.join(low)}" if low else ""),
-        f"above {gates.min_score_std:g} on every horizon",
-        numbers={f"score_std/{name}": value for name, value in values.items()},
+        finding.name,
+        finding.passed,
+        finding.figure,
+        finding.threshold,
+        severity=finding.severity,
+        numbers=finding.numbers,
+        details=markdown_table(*finding.table) if finding.table else None,
     )

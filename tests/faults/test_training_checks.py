@@ -1,4 +1,4 @@
-"""Each check of trained_model and evaluation is seen to fail."""
+"""The guard, the guarded step and each check of evaluation are seen to fail."""
 
 import math
 
@@ -15,73 +15,6 @@ from atft_pipeline.checks.evaluation import (
     rank_ic_positive,
     sharpe_above_threshold,
 )
-from atft_pipeline.checks.model import (
-    TrainingGates,
-    degeneracy_resets_within_limit,
-    encoder_gradients_nonzero,
-    no_nonfinite_steps,
-    predictions_not_degenerate,
-)
-
-GATES = TrainingGates()
-RECORD = {"epochs": 1, "steps_per_epoch": 20, "steps": 20}
-
-
-def health(**changes: float) -> pl.DataFrame:
-    """A healthy record of one epoch; ``changes`` name what is broken."""
-    rows = []
-    for step in range(1, 21):
-        rows.append((step, "gradient", "gat", "l2", changes.get("gat", 1e-2)))
-        rows.append((step, "activation_gradient", "projected_features", "l2", 1e-2))
-        rows.append((step, "input_gradient", "returns_1d", "l2", changes.get("returns_1d", 1e-3)))
-        rows.append((step, "step", "train", "steps", 1.0))
-        rows.append((step, "step", "train", "nonfinite", changes.get("nonfinite", 0.0)))
-    if changes.get("heartbeat", 1):
-        rows.append((20, "guard", "heartbeat", "evaluations", 20.0))
-    rows += [(20, "guard", "horizon_1", "reset", 0.0)] * int(changes.get("resets", 0))
-    rows += [(20, "guard", "horizon_1", "reset_failed", 0.0)] * int(changes.get("failed", 0))
-    rows.append((20, "checkpoint", "horizon_5", "score_std", changes.get("score_std", 0.1)))
-    frame = pl.DataFrame(rows, schema=["step", "kind", "name", "metric", "value"], orient="row")
-    return frame.with_columns(epoch=pl.lit(1))
-
-
-def test_a_healthy_record_passes():
-    record = health()
-    assert encoder_gradients_nonzero(record, RECORD, GATES).passed
-    assert degeneracy_resets_within_limit(record, GATES).passed
-    assert no_nonfinite_steps(record, RECORD).passed
-    assert predictions_not_degenerate(record, GATES).passed
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"), [({"gat": 0.0}, "gat"), ({"returns_1d": 0.0}, "returns_1d")]
-)
-def test_a_dead_group_or_input_is_named(changes, named):
-    outcome = encoder_gradients_nonzero(health(**changes), RECORD, GATES)
-    assert outcome.stops
-    assert named in outcome.figure
-
-
-def test_no_looks_are_no_evidence():
-    few = health().filter(pl.col("step") > 12)
-    assert encoder_gradients_nonzero(few, RECORD, GATES).stops
-    assert degeneracy_resets_within_limit(health(heartbeat=0), GATES).stops
-    assert not no_nonfinite_steps(few, RECORD).passed
-
-
-def test_resets_warn_then_fail():
-    warned = degeneracy_resets_within_limit(health(resets=6), GATES)
-    assert not warned.passed
-    assert not warned.stops
-    assert degeneracy_resets_within_limit(health(resets=11), GATES).stops
-    assert degeneracy_resets_within_limit(health(failed=1), GATES).stops
-
-
-def test_nonfinite_steps_and_constant_scores_fail():
-    assert no_nonfinite_steps(health(nonfinite=1.0), RECORD).stops
-    assert predictions_not_degenerate(health(score_std=1e-8), GATES).stops
-    nothing = health().filter(pl.col("kind") != "checkpoint")
-    assert predictions_not_degenerate(nothing, GATES).stops
 
 
 def test_skill_is_judged_by_the_lower_bound():

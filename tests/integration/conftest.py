@@ -13,9 +13,11 @@ import pytest
 
 from atft_pipeline.__main__ import exit_code, materialize
 
+# One run of dates per step: 20 readings an epoch are the least that is evidence. On a market free
+# of signal so small a step's gradient is noise, and the loss needs a few epochs to fall.
 SMALL_MODEL = {
     "model": {"hidden_size": 16, "heads": 2, "lookback": 5},
-    "training": {"max_epochs": 1, "device": "cpu"},
+    "training": {"max_epochs": 4, "device": "cpu", "batch_windows": 1, "run_length": 5},
 }
 
 Config = Callable[..., dict[str, Any]]

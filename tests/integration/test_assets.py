@@ -20,6 +20,7 @@ SKILL = {
     "evaluation:sharpe_significant",
     "evaluation:rank_ic_positive",
     "evaluation:rank_ic_above_baselines",
+    "trained_model:validation_beats_chance",
 }
 
 
@@ -265,6 +266,7 @@ def test_a_signal_free_market_shows_no_skill_and_exits_0(whole):
         assert "lower bound -" in figure(result, check)
     assert "deflated Sharpe 0." in figure(result, "evaluation:sharpe_significant")
     assert "least of" in figure(result, "evaluation:rank_ic_above_baselines")
+    assert "standard error" in figure(result, "trained_model:validation_beats_chance")
     assert exit_code(result) == 0
 
 

@@ -12,10 +12,10 @@ from atft_model.data.batches import DevicePanel, fit_target_scale
 from atft_model.data.graph import read_graph
 from atft_model.data.panel import fit_statistics, read_panel
 from atft_model.run import build_trainer
+from atft_model.training.gates import Readings, TrainingGates, degeneracy_resets_within_limit
 from atft_model.training.health_record import read_health
 from atft_model.training.loop import Progress, Trainer
 from atft_model.training.reporter import Reporter
-from atft_pipeline.checks.model import TrainingGates, degeneracy_resets_within_limit
 
 HORIZON = 5
 PATIENCE, RECOVERY = 3, 4
@@ -38,7 +38,7 @@ def trainer(stored_panel, tmp_path) -> Trainer:
     data = DevicePanel(panel, graph, statistics, scale, 5, torch.device("cpu"))
     torch.manual_seed(0)
     layers = [("test", OVERRIDES), ("test", {"training": {"max_steps_per_epoch": 16}})]
-    return build_trainer(resolve("quick", layers), data, tmp_path / "run", Reporter())
+    return build_trainer(resolve("quick", layers), data, tmp_path / "run", Reporter(), {})
 
 
 def run_one_epoch(trainer: Trainer) -> pl.DataFrame:
@@ -126,15 +126,15 @@ def test_the_check_reads_the_events_of_a_real_run(trainer):
     """One reset that helped passes; a failed one stops what depends on the model."""
     make_constant(trainer, HORIZON)
     run_one_epoch(trainer)
-    record = pl.from_arrow(read_health(trainer.health.folder))
-    good = degeneracy_resets_within_limit(record, TrainingGates())  # type: ignore[arg-type]
+    record = Readings(read_health(trainer.health.folder))
+    good = degeneracy_resets_within_limit(record, TrainingGates())
     assert good.passed
     assert good.numbers["resets_worst_epoch"] == 1
     torch.nn.init.zeros_(trainer.model.head.shared.gated_skip.norm.weight)
     trainer.train_epoch(Progress(epoch=2, step=16))
     trainer.health.flush()
-    record = pl.from_arrow(read_health(trainer.health.folder))
-    bad = degeneracy_resets_within_limit(record, TrainingGates())  # type: ignore[arg-type]
+    record = Readings(read_health(trainer.health.folder))
+    bad = degeneracy_resets_within_limit(record, TrainingGates())
     assert bad.stops
     assert bad.numbers["failed_resets"] >= 4
 

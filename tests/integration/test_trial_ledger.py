@@ -76,7 +76,7 @@ def test_the_ledger_outlives_the_run_folders(train, tmp_path):
 
     assert train("run-1") == 0
     shutil.rmtree(tmp_path / "models")
-    assert train("run-1") == 0
+    assert train("run-2") == 0
     assert count_trials(tmp_path / "ledger.jsonl") == 2
 
 
@@ -88,3 +88,25 @@ def test_a_line_holds_what_deflates_a_sharpe_ratio(tmp_path):
     assert append_trial(tmp_path / "new" / "ledger.jsonl", record) == 1
     line = json.loads((tmp_path / "new" / "ledger.jsonl").read_text())
     assert line == {key: value for key, value in record.items() if key != "weights"}
+
+
+def test_a_run_killed_after_its_line_is_on_the_ledger_once(train, tmp_path, monkeypatch):
+    """The line comes before run.json: no finished run lacks it, and resuming adds no second."""
+    import atft_model.run as run
+
+    write = run.write_text_atomically
+
+    def killed(path, text):
+        if path.name == "run.json":
+            raise KeyboardInterrupt
+        write(path, text)
+
+    monkeypatch.setattr(run, "write_text_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train("run-1")
+    assert count_trials(tmp_path / "ledger.jsonl") == 1
+    assert not (tmp_path / "models" / "run-1" / "run.json").exists()
+    monkeypatch.undo()
+    assert train("run-1") == 0
+    assert (tmp_path / "models" / "run-1" / "run.json").exists()
+    assert count_trials(tmp_path / "ledger.jsonl") == 1

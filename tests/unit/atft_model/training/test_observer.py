@@ -18,7 +18,7 @@ def model() -> ATFT:
 def observer(model: ATFT, folder, every: int, steps: int) -> Observer:
     return Observer(
         model, MonitorConfig(every=every), HealthRecord(folder, "run"), ("a", "b", "c"), (1, 5),
-        steps, clip_norm=1.0,
+        steps,
     )  # fmt: skip
 
 

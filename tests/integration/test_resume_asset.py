@@ -1,0 +1,52 @@
+"""A run that was interrupted goes on from the Launchpad's field ``resume``."""
+
+import json
+
+import pytest
+
+from atft_model.run import CHECKPOINT, train
+from atft_model.training.loop import Trainer
+from atft_model.training.reporter import Reporter
+from atft_pipeline.__main__ import exit_code
+from atft_pipeline.assets.model import run_config
+
+DATA_SET = "synthetic"
+
+
+class Killed(BaseException):
+    """Nothing in the library catches it."""
+
+
+def test_the_asset_goes_on_from_the_checkpoint(tables_copy, run, small_model, monkeypatch):
+    root = tables_copy / DATA_SET
+    folder = root / "models" / "interrupted"
+    beat = Trainer.beat
+
+    def killed(self, progress, what):
+        beat(self, progress, what)
+        if progress.epoch == 2 and what.startswith("step"):
+            raise Killed
+
+    monkeypatch.setattr(Trainer, "beat", killed)
+    with pytest.raises(Killed):
+        train(run_config(small_model), root / "panel", root / "stock_graph", folder, Reporter())
+    monkeypatch.undo()
+    assert (folder / CHECKPOINT).exists()
+    other = {**small_model, "training": {**small_model["training"], "seed": 5}}
+    refused = run("trained_model", tables_copy, trained_model={**other, "resume": "interrupted"})
+    assert exit_code(refused) == 1
+    assert not (folder / "run.json").exists()
+    result = run(
+        "trained_model", tables_copy, trained_model={**small_model, "resume": "interrupted"}
+    )
+    assert exit_code(result) == 0
+    record = json.loads((folder / "run.json").read_text())
+    assert record["resumed"] is True
+    assert record["epochs"] == small_model["training"]["max_epochs"]
+    assert json.loads((root / "models" / "current.json").read_text())["hash"] == "interrupted"
+
+
+def test_a_run_that_does_not_exist_is_named(tables_copy, run, small_model):
+    result = run("trained_model", tables_copy, trained_model={**small_model, "resume": "../evil"})
+    assert exit_code(result) == 1
+    assert not (tables_copy / DATA_SET / "evil").exists()
