@@ -91,9 +91,9 @@ def measure(config: RunConfig, size: BenchSize) -> dict[str, Any]:
         config.model.lookback, device,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(config, data, Path(folder), Reporter())
+        trainer = build_trainer(config, data, Path(folder), Reporter(), identity={})
         progress = Progress(epoch=1)
-        trainer.train_epoch(progress)
+        _train(trainer, progress)
         speeds = [_speed(trainer, progress, device) for _ in range(size.repeats)]
         parts = time_by_part(trainer, progress, device)
     return {
@@ -117,9 +117,17 @@ def measure(config: RunConfig, size: BenchSize) -> dict[str, Any]:
 def _speed(trainer: Trainer, progress: Progress, device: torch.device) -> float:
     _wait(device)
     started = time.perf_counter()
-    windows = trainer.train_epoch(progress)
+    windows = _train(trainer, progress)
     _wait(device)
     return windows / (time.perf_counter() - started)
+
+
+def _train(trainer: Trainer, progress: Progress) -> int:
+    """One epoch's steps; the windows seen."""
+    before = progress.windows
+    progress.step_in_epoch = 0
+    trainer.train_epoch(progress)
+    return progress.windows - before
 
 
 def _wait(device: torch.device) -> None:
@@ -161,7 +169,7 @@ def time_by_part(
     ]
     _wait(device)
     started = time.perf_counter()
-    trainer.train_epoch(progress)
+    _train(trainer, progress)
     _wait(device)
     whole = time.perf_counter() - started
     for handle in handles:

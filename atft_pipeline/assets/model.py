@@ -85,6 +85,10 @@ def trained_model(
         pointer = json.dumps({"hash": run_id})
         write_text_atomically(storage.models / "current.json", pointer)
     yield from verdicts(ASSET, outcomes, record["checkpoint_hash"], _metadata(record, health))
+    failed = [outcome.name for outcome in outcomes if outcome.stops]
+    if failed:
+        # Said here, because Dagster's own word for a Pipes step without an output misleads.
+        raise dg.Failure(f"not put in use, failed {', '.join(failed)}", allow_retries=False)
 
 
 def run_config(options: dict[str, Any]) -> RunConfig:
