@@ -4,6 +4,8 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+import time
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Parameters of glibc's ``mallopt`` (malloc.h)."""
@@ -29,7 +31,19 @@ def keep_freed_memory() -> None:
 
 
 def die_with_parent() -> None:
-    """Asks Linux to end this process when the one that started it dies, so no GPU is orphaned."""
+    """Ends this process when the one that started it dies, so that no GPU is orphaned.
+
+    Linux is asked to signal it at once. A thread looks too: the signal was once seen not to come,
+    and a parent that died before this call sends none.
+    """
+    parent = os.getppid()
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, ctypes.c_ulong(signal.SIGTERM))
+    threading.Thread(target=_end_without, args=(parent,), daemon=True).start()
+
+
+def _end_without(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(128 + signal.SIGTERM)

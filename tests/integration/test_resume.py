@@ -149,7 +149,10 @@ def test_killing_the_parent_leaves_no_orphan_and_a_checkpoint(stored_panel, tmp_
     endless = config(max_epochs=10_000, early_stopping_patience=0)
     settings.write_text(json.dumps(to_dict(endless)))
     words = command(stored_panel, folder, settings, "--die-with-parent")
-    script = f"import subprocess as s; p = s.Popen({words!r}); print(p.pid, flush=True); p.wait()"
+    script = (
+        f"import subprocess as s; p = s.Popen({words!r}, stdout=s.DEVNULL); "
+        "print(p.pid, flush=True); p.wait()"
+    )
     parent = subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

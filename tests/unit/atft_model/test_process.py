@@ -1,0 +1,36 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CHILD = """
+import signal, sys, time
+from atft_model.process import die_with_parent
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+die_with_parent()
+open(sys.argv[1], "w").close()
+time.sleep(60)
+"""
+PARENT = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[2]], stdout=subprocess.DEVNULL)
+while not os.path.exists(sys.argv[2]):
+    time.sleep(0.01)
+print(child.pid)
+"""
+
+
+def test_a_process_ends_with_its_parent_even_if_no_signal_reaches_it(tmp_path):
+    words = [sys.executable, "-c", PARENT, CHILD, str(tmp_path / "up")]
+    child = int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    end = time.monotonic() + 20
+    while _running(child):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
