@@ -13,7 +13,8 @@ time.sleep(60)
 """
 PARENT = """
 import os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[2]], stdout=subprocess.DEVNULL)
+words = [sys.executable, "-c", *sys.argv[1:]]
+child = subprocess.Popen(words, stdout=subprocess.DEVNULL)
 while not os.path.exists(sys.argv[2]):
     time.sleep(0.01)
 print(child.pid)
