@@ -37,6 +37,7 @@ test: $(VENV)/.installed  ## the quick tests
 
 bench: $(VENV)/.installed  ## speed and memory of features and training, as ratios and JSON
 	$(BIN)/python benchmarks/features.py
+	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python -m atft_model bench --json benchmarks/results/training.json
 
 lint: $(VENV)/.installed  ## format, lint, types, layers
