@@ -1,9 +1,10 @@
 """Raw tables as the configured source delivers them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dagster as dg
+import pandera.polars as pa
 import polars as pl
 
 from atft_pipeline.checks.outcome import markdown_table, spec, verdicts
@@ -77,6 +78,15 @@ def keep_beside(storage: Storage, gaps: dict[str, str], planted: pl.DataFrame | 
         storage.write_table("planted_return", planted)
 
 
+def _delivered(
+    table: str, schema: pa.DataFrameSchema, read: Callable[[], pl.DataFrame], storage: Storage
+) -> Iterator[Any]:
+    """Reads a table, one run at a time, and judges it by its contract."""
+    with storage.one_run_at_a_time(table):
+        frame = read()
+        yield from verdicts(table, [contract_holds(frame, schema)], frame, {}, storage)
+
+
 @dg.asset(
     group_name="raw", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=_contract("raw_listings"),
@@ -85,11 +95,7 @@ def keep_beside(storage: Storage, gaps: dict[str, str], planted: pl.DataFrame | 
 @plain_failures
 def raw_listings(market: Market, storage: Storage) -> Iterator[Any]:
     """Reads listings; a source without any derives what the bars say."""
-    with storage.one_run_at_a_time("raw_listings"):
-        frame = market.build().raw_listings()
-        yield from verdicts(
-            "raw_listings", [contract_holds(frame, RAW_LISTINGS)], frame, {}, storage
-        )
+    yield from _delivered("raw_listings", RAW_LISTINGS, market.build().raw_listings, storage)
 
 
 @dg.asset(
@@ -100,41 +106,30 @@ def raw_listings(market: Market, storage: Storage) -> Iterator[Any]:
 @plain_failures
 def raw_indices(market: Market, storage: Storage) -> Iterator[Any]:
     """Reads index closes."""
-    with storage.one_run_at_a_time("raw_indices"):
-        frame = market.build().raw_indices()
-        yield from verdicts("raw_indices", [contract_holds(frame, RAW_INDICES)], frame, {}, storage)
+    yield from _delivered("raw_indices", RAW_INDICES, market.build().raw_indices, storage)
 
 
 @dg.asset(
-    group_name="raw", kinds={"polars", "parquet"}, output_required=False,
-    config_schema={},
+    group_name="raw", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=_contract("raw_statements"),
     description="Company disclosures as made; no rows where the source has none.",
 )  # fmt: skip
 @plain_failures
 def raw_statements(market: Market, storage: Storage) -> Iterator[Any]:
     """Reads statements, forecasts and their corrections."""
-    with storage.one_run_at_a_time("raw_statements"):
-        frame = market.build().raw_statements()
-        metadata = {"companies": frame["code"].n_unique()}
-        checks = [contract_holds(frame, RAW_STATEMENTS)]
-        yield from verdicts("raw_statements", checks, frame, metadata, storage)
+    yield from _delivered("raw_statements", RAW_STATEMENTS, market.build().raw_statements, storage)
 
 
 @dg.asset(
-    group_name="raw", kinds={"polars", "parquet"}, output_required=False,
-    config_schema={},
+    group_name="raw", kinds={"polars", "parquet"}, output_required=False, config_schema={},
     check_specs=_contract("raw_investor_flows"),
     description="Weekly value traded by investor type and section; no rows where there is none.",
 )  # fmt: skip
 @plain_failures
 def raw_investor_flows(market: Market, storage: Storage) -> Iterator[Any]:
     """Reads investor flows."""
-    with storage.one_run_at_a_time("raw_investor_flows"):
-        frame = market.build().raw_investor_flows()
-        metadata = {"sections": ", ".join(frame["section"].unique().sort())}
-        checks = [contract_holds(frame, RAW_INVESTOR_FLOWS)]
-        yield from verdicts("raw_investor_flows", checks, frame, metadata, storage)
+    read = market.build().raw_investor_flows
+    yield from _delivered("raw_investor_flows", RAW_INVESTOR_FLOWS, read, storage)
 
 
 ASSETS = [raw_prices, raw_listings, raw_indices, raw_statements, raw_investor_flows]
