@@ -33,8 +33,8 @@ def keep_freed_memory() -> None:
 def die_with_parent() -> None:
     """Ends this process when the one that started it dies, so that no GPU is orphaned.
 
-    Linux is asked to signal it at once. A thread looks too, each second, because the signal was once
-    seen not to come.
+    Linux is asked to signal it at once. A thread looks too, each second, because the signal was
+    once seen not to come.
     """
     parent = os.getppid()
     if sys.platform == "linux":
