@@ -98,9 +98,7 @@ class DevicePanel:
         day = torch.arange(1 - self.lookback, length, device=self.device)
         days = (first + day)[:, :, None]
         runs = np.stack([self.scorable_on_host[s : s + length] for s in starts])
-        column, here = _pack(np.asarray(runs.any(axis=1)))
-        stocks = torch.from_numpy(column).to(self.device)
-        here = torch.from_numpy(here).to(self.device)[:, None]
+        stocks = torch.from_numpy(_pack(np.asarray(runs.any(axis=1)))).to(self.device)
         cells = positions[:, :, None], stocks[:, None]
         neighbours, edge_attr = self._edges(positions, stocks)
         return WindowBatch(
@@ -110,9 +108,9 @@ class DevicePanel:
             market=self.market[stocks],
             neighbours=neighbours,
             edge_attr=edge_attr,
-            scorable=self.scorable[cells] & here,
+            scorable=self.scorable[cells],
             target=self.target[cells],
-            valid=self.valid[cells] & here[..., None],
+            valid=self.valid[cells],
             positions=positions,
             stocks=stocks,
             windows=int(runs.sum()),
@@ -145,12 +143,10 @@ class DevicePanel:
         return torch.where(usable, column[run, stock], -1), attributes * known[..., None]
 
 
-def _pack(wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The wanted stocks of each run first, then others as padding: [runs, widest], and which."""
+def _pack(wanted: np.ndarray) -> np.ndarray:
+    """The wanted stocks of each run first, then others as padding: [runs, widest]."""
     widest = max(1, int(wanted.sum(axis=1).max()))
-    column = np.argsort(~wanted, axis=1, kind="stable")[:, :widest]
-    here = np.take_along_axis(wanted, column, axis=1)
-    return column, here
+    return np.argsort(~wanted, axis=1, kind="stable")[:, :widest]
 
 
 def _same_group(group: Tensor, stocks: Tensor, neighbour: Tensor) -> Tensor:

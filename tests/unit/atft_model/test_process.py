@@ -14,7 +14,7 @@ time.sleep(60)
 PARENT = """
 import os, subprocess, sys, time
 words = [sys.executable, "-c", *sys.argv[1:]]
-child = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 while not os.path.exists(sys.argv[2]):
     time.sleep(0.01)
 print(child.pid)
