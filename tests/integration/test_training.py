@@ -34,6 +34,14 @@ def run(stored_panel, tmp_path_factory):
     return folder, train(CONFIG, *stored_panel, folder, Reporter())
 
 
+def test_an_epoch_ends_after_its_most_steps(stored_panel, tmp_path):
+    few = {"max_epochs": 2, "batch_windows": 600, "max_steps_per_epoch": 3}
+    config = resolve("quick", [("test", {"model": {"lookback": 10}, "training": few})])
+    train(config, *stored_panel, tmp_path / "run", Reporter())
+    record = read_health(tmp_path / "run" / "health").filter(pc.field("kind") == "epoch")
+    assert pc.max(record["step"]).as_py() == 6
+
+
 def test_the_planted_signal_is_found(run):
     folder, record = run
     assert record["best_validation_rank_ic"] > 0.1
