@@ -495,3 +495,5 @@ def test_a_model_that_fails_its_checks_is_not_put_in_use(whole_copy, run, small_
     assert stored(result) == set()
     assert exit_code(result) == 1
     assert current.read_bytes() == good
+    failure = result.failure_data_for_node("trained_model")
+    assert failure.user_failure_data.description.startswith("not put in use, failed encoder_grad")
