@@ -1,6 +1,6 @@
 """Statistics across the stocks of one date. Each date is computed from its own rows only.
 
-Float sums over the rows of a date are taken by NumPy on sorted rows, on purpose: polars, lazy or
+Float sums over the rows of a date are taken by NumPy, row after row, on purpose: polars, lazy or
 eager, adds up a group in an order that depends on how many rows the whole frame has, so the same
 date would give other bits when later dates are cut off.
 """
@@ -25,13 +25,17 @@ def equal_weighted_return(bars: pl.DataFrame, by: list[str]) -> pl.DataFrame:
         return), ``level`` (growth of 1 invested at the group's first date; an unknown return
         leaves it flat), sorted by the ``by`` columns.
     """
-    ordered = bars.select(*by, "return_1d").sort(by, maintain_order=True)
-    groups = ordered.group_by(by, maintain_order=True).agg(
-        pl.len().alias("members"), pl.col("return_1d").count().alias("known")
+    groups = (
+        bars.group_by(by)
+        .agg(pl.len().alias("members"), pl.col("return_1d").count().alias("known"))
+        .sort(by)
     )
-    last = groups["members"].cum_sum()
-    first = (last - groups["members"]).to_numpy().astype(np.int64)
-    total = np.add.reduceat(ordered["return_1d"].fill_null(0.0).to_numpy(), first)
+    group = bars.select(by).join(
+        groups.select(by).with_row_index("group"), on=by, how="left", maintain_order="left"
+    )["group"]
+    total = np.bincount(
+        group.to_numpy(), bars["return_1d"].fill_null(0.0).to_numpy(), minlength=groups.height
+    )
     mean = pl.when(pl.col("known") > 0).then(pl.Series(total) / pl.col("known"))
     growth = (pl.col("return_1d").fill_null(0.0) + 1.0).cum_prod()
     outer = [column for column in by if column != "date"]
