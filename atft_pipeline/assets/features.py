@@ -1,5 +1,6 @@
 """Features, targets, the normalized table and the panel."""
 
+import datetime as dt
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ from atft_pipeline.schemas import (
 from atft_pipeline.storage import Storage
 from atft_pipeline.transforms.drift import fit_reference, measure_drift
 from atft_pipeline.transforms.features import compute_features
+from atft_pipeline.transforms.incremental import build_or_extend, built_from, with_stored
 from atft_pipeline.transforms.market import index_name
 from atft_pipeline.transforms.normalize import feature_statistics, fit_and_apply
 from atft_pipeline.transforms.panel import build_panel, default_split, trading_calendar
@@ -43,6 +45,9 @@ PANEL_INPUTS = (
     "prices", "trading_universe", "targets", "features", "normalized_features", "raw_listings",
 )  # fmt: skip
 """Tables whose content hashes the panel's manifest keeps."""
+
+RECORD = "features_built_from"
+"""The table beside ``features`` that says from what it was computed, by date."""
 
 BY_NAME = {feature.name: feature for feature in REGISTRY}
 
@@ -80,21 +85,33 @@ def features(
         "raw_statements": raw_statements, "raw_investor_flows": raw_investor_flows,
     }  # fmt: skip
 
-    def compute(known: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    def compute(known: Mapping[str, pl.DataFrame], since: dt.date | None = None) -> pl.DataFrame:
         return compute_features(
             known["prices"], known["raw_listings"], known["raw_indices"], kept,
-            known["raw_statements"], known["raw_investor_flows"],
+            known["raw_statements"], known["raw_investor_flows"], since,
         )  # fmt: skip
 
-    frame = compute(sources)
+    record = built_from(sources, kept)
+    frame, done = build_or_extend(
+        prices, record, storage.read_if_stored("features"), storage.read_if_stored(RECORD),
+        lambda since: compute(sources, since),
+    )  # fmt: skip
+    extent = done.in_words(frame)
+    context.log.info(f"features: {extent}")
     metadata = {
         "features": len(kept),
+        "computed": extent,
         "market_series": market,
         "left_out": dg.MetadataValue.md(markdown_table(["feature", "reason"], left_out.items())),
     }
     contract = contract_holds(frame, features_schema([feature.name for feature in kept]))
     sees = no_lookahead(frame, sources, compute, lookahead.config(context.run.run_id))
-    yield from verdicts("features", [contract, sees], frame, metadata, storage)
+    outcomes = [contract, sees]
+    if not any(outcome.stops for outcome in outcomes):
+        # Before the table: a run that is killed in between leaves a record of another table, and
+        # the next run computes all of it.
+        storage.write_table(RECORD, with_stored(record, frame))
+    yield from verdicts("features", outcomes, frame, metadata, storage)
 
 
 @dg.asset(

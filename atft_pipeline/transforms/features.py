@@ -173,7 +173,8 @@ def compute_features(
         by_scope["statement"] = values
         bars = bars.hstack(newest).with_columns(shares_outstanding=shares)
     if flows is not None:
-        values, newest = _of_flows(bars, flows, features, calendar)
+        sections = investor_flows.section_series(flows, calendar, since)
+        values, newest = _of_flows(bars, sections, features)
         by_scope["section"], bars = values, bars.hstack(newest)
     bars = bars.hstack(
         market.select(
@@ -246,10 +247,9 @@ def _of_statements(
 
 
 def _of_flows(
-    bars: pl.DataFrame, flows: pl.DataFrame, features: Sequence[Feature], calendar: pl.Series
+    bars: pl.DataFrame, series: pl.DataFrame, features: Sequence[Feature]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Flow features of each bar's market section, and what the mask reads."""
-    series = investor_flows.section_series(flows, calendar)
     position = _positions(investor_flows.section_of(bars, series), series, ["section", "date"])
     values = _evaluate(series, features, "section").select(pl.all().gather(position))
     return values, series.select(flow_days=pl.col("days_since").gather(position))

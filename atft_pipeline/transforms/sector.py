@@ -20,7 +20,8 @@ def sector_series(bars: pl.DataFrame) -> pl.DataFrame:
         bars: Stock bars sorted by (code, date), with ``sector`` (null where unknown: such stocks
             count in no sector) and ``return_1d``.
     """
-    series = equal_weighted_return(bars.filter(pl.col("sector").is_not_null()), ["sector", "date"])
+    members = bars.select("sector", "date", "return_1d").filter(pl.col("sector").is_not_null())
+    series = equal_weighted_return(members, ["sector", "date"])
     first = (series["sector"] != series["sector"].shift(1)).fill_null(True)
     return series.with_columns(bar_numbers(first.to_numpy()))
 
