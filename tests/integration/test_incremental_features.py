@@ -9,11 +9,11 @@ from atft_model.data.artifacts import file_hash
 from atft_pipeline.__main__ import materialize
 
 
-def computed(data_dir: Path, select: str = "features", dates: int = 130) -> str:
+def computed(data_dir: Path, select: str = "features", dates: int = 300) -> str:
     """Materializes; what the asset says of the rows that it computed."""
     config = {
         "resources": {
-            "market": {"config": {"stocks": 40, "dates": dates}},
+            "market": {"config": {"stocks": 60, "dates": dates}},
             "storage": {"config": {"data_dir": str(data_dir)}},
             "lookahead": {"config": {"cuts": 1}},
         },
