@@ -2,6 +2,7 @@
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from atft_model.data.panel import Panel
 from atft_model.data.splits import Split, SplitConfig, split_dates
@@ -41,6 +42,7 @@ def build_panel(
     prices: pl.DataFrame, universe: pl.DataFrame, targets: pl.DataFrame,
     features: pl.DataFrame, normalized: pl.DataFrame, contract: tuple[Feature, ...],
     listings: pl.DataFrame, split: Split, source: str, inputs: dict[str, str] | None = None,
+    values: np.ndarray | None = None,
 ) -> Panel:  # fmt: skip
     """Dense arrays over the calendar × all codes with prices.
 
@@ -49,18 +51,14 @@ def build_panel(
         normalized: Read for the cross-section features and the flags.
         contract: The features to keep, in order.
         inputs: Content hash of each table, for the manifest.
+        values: The feature array, where it is there already (``panel_extension``).
     """
     calendar = trading_calendar(prices)
-    codes = prices["code"].unique().sort().to_list()
-    shape = (len(calendar), len(codes))
+    codes = panel_codes(prices)
     place = _Places(calendar, codes)
     close = place.grid(prices, "close")
-    columns = [
-        (features if feature.normalizer == "time_series" else normalized)[feature.name]
-        for feature in contract
-    ]
-    values = np.full((*shape, len(contract)), np.nan, dtype=np.float32)
-    place.scatter(_same_keys(features, normalized), columns, values)
+    if values is None:
+        values = feature_array(feature_rows(features, normalized, contract), calendar, codes)
     goals = np.stack([place.grid(targets, f"target_{h}d") for h in HORIZONS], axis=-1)
     sector, sectors = _groups(listings, "sector", codes)
     market, markets = _groups(listings, "market", codes)
@@ -85,8 +83,32 @@ def build_panel(
     )
 
 
-def _same_keys(features: pl.DataFrame, normalized: pl.DataFrame) -> pl.DataFrame:
-    """``date, code`` of both tables' rows.
+def panel_codes(prices: pl.DataFrame) -> list[str]:
+    """The stocks of the panel, in order."""
+    return prices["code"].unique().sort().to_list()
+
+
+def feature_array(
+    rows: pl.DataFrame, calendar: list, codes: list[str]
+) -> Float[np.ndarray, "dates stocks features"]:
+    """Rows of features as a dense float32 array; NaN where there is no row or a null.
+
+    Args:
+        rows: From :func:`feature_rows`, on dates of ``calendar``.
+        calendar: Dates of the array.
+        codes: Stocks of the array.
+    """
+    names = rows.columns[2:]
+    values = np.full((len(calendar), len(codes), len(names)), np.nan, dtype=np.float32)
+    if calendar:
+        _Places(calendar, codes).scatter(rows, [rows[name] for name in names], values)
+    return values
+
+
+def feature_rows(
+    features: pl.DataFrame, normalized: pl.DataFrame, contract: tuple[Feature, ...]
+) -> pl.DataFrame:
+    """``date, code`` and what the panel holds of each feature, in the contract's order.
 
     Raises:
         InputError: They differ: one of them was built from other prices.
@@ -97,7 +119,11 @@ def _same_keys(features: pl.DataFrame, normalized: pl.DataFrame) -> pl.DataFrame
             f"normalized_features: {normalized.height:,} rows that are not those of features "
             f"({features.height:,}); materialize normalized_features and all that follows"
         )
-    return keys
+    columns = [
+        (features if feature.normalizer == "time_series" else normalized)[feature.name]
+        for feature in contract
+    ]
+    return keys.hstack(columns)
 
 
 class _Places:

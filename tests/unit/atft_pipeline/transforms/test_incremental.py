@@ -56,7 +56,7 @@ class Stored:
 
     def __init__(self, tables: Tables) -> None:
         self.table = compute(tables)
-        self.record = with_stored(built_from(tables, REGISTRY), self.table)
+        self.record = with_stored(built_from(tables, REGISTRY), content_hash(self.table))
 
     def extend(self, tables: Tables, features: tuple[Feature, ...] = REGISTRY) -> Plan:
         now = built_from(tables, features)
@@ -64,7 +64,7 @@ class Stored:
             tables["prices"], now, self.table, self.record,
             lambda since: compute(tables, since, features),
         )  # fmt: skip
-        self.record = with_stored(now, self.table)
+        self.record = with_stored(now, content_hash(self.table))
         return done
 
 
@@ -218,7 +218,7 @@ def test_unchanged_inputs_change_nothing(stored: Stored) -> None:
 
 def test_a_record_of_another_table_is_not_believed(stored: Stored) -> None:
     """As a run leaves it that is killed after the record and before the table."""
-    stored.record = with_stored(built_from(on(KNOWN), REGISTRY), stored.table.head(5))
+    stored.record = with_stored(built_from(on(KNOWN), REGISTRY), content_hash(stored.table.head(5)))
     assert stored.extend(on(KNOWN + 1)).why.startswith("the record beside the stored table")
 
 
@@ -245,7 +245,7 @@ def test_other_features_are_computed_on_all_dates(stored: Stored) -> None:
 
 @pytest.mark.parametrize(
     ("where", "what", "why"),
-    [("_code", lambda: "other code", "code of the features changed"),
+    [("_code", lambda: "other code", "code changed"),
      ("platform.python_version", lambda: "3.0", "libraries changed")],
 )  # fmt: skip
 def test_other_code_or_libraries_compute_all_dates(
