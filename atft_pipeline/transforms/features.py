@@ -151,22 +151,24 @@ def compute_features(
     _refuse_absent(features, {"statements": statements, "investor_flows": flows})
     bars = _stock_bars(prices, listings)
     calendar = bars["date"].unique().sort()
-    market = market_series(bars, indices)
-    sectors = sector_series(bars)
     steps = _steps(features)
+    read = _columns_read(features, steps)
+    market = market_series(bars, indices) if "market" in read else None
+    sectors = sector_series(bars) if "sector" in read else None
     bars = bars.with_columns(
         step.expression.over("code").alias(step.name) for step in steps if step.recursive
     )
     if since is not None:
         bars = _last_bars(bars, since, _reach(features))
-    of_market, of_sector = (
-        _positions(bars, market, ["date"]),
-        _positions(bars, sectors, ["sector", "date"]),
-    )
-    by_scope: dict[Scope, pl.DataFrame] = {
-        "market": _evaluate(market, features, "market").select(pl.all().gather(of_market)),
-        "sector": _evaluate(sectors, features, "sector").select(pl.all().gather(of_sector)),
-    }
+    by_scope: dict[Scope, pl.DataFrame] = {}
+    if market is not None:
+        at = _positions(bars, market, ["date"])
+        by_scope["market"] = _evaluate(market, features, "market").select(pl.all().gather(at))
+        bars = bars.hstack(_beside("market", market, ("return_1d", "return_5d", "gap_5_20"), at))
+    if sectors is not None:
+        at = _positions(bars, sectors, ["sector", "date"])
+        by_scope["sector"] = _evaluate(sectors, features, "sector").select(pl.all().gather(at))
+        bars = bars.hstack(_beside("sector", sectors, ("return_1d", "members"), at))
     if statements is not None:
         values, newest = _of_statements(bars, statements, features, calendar)
         shares = pl.coalesce("statement_shares", "shares_outstanding")
@@ -176,13 +178,6 @@ def compute_features(
         sections = investor_flows.section_series(flows, calendar, since)
         values, newest = _of_flows(bars, sections, features)
         by_scope["section"], bars = values, bars.hstack(newest)
-    bars = bars.hstack(
-        market.select(
-            pl.col("return_1d", "return_5d", "gap_5_20").gather(of_market).name.prefix("market_")
-        )
-    ).hstack(
-        sectors.select(pl.col("return_1d", "members").gather(of_sector).name.prefix("sector_"))
-    )
     bars = bars.with_columns(
         step.expression.alias(step.name) for step in steps if not step.recursive
     )
@@ -204,6 +199,22 @@ def _steps(features: Iterable[Feature]) -> list[Step]:
                     "rename one"
                 )
     return list(steps.values())
+
+
+def _columns_read(features: Iterable[Feature], steps: Iterable[Step]) -> set[str]:
+    """Columns that stock features read, and the scopes that must be there for the features asked
+    for: a series of the market or the sectors that none of them reads is not worked out."""
+    read = [f.expression for f in features if f.scope == "stock"] + [s.expression for s in steps]
+    columns = {name for expression in read for name in expression.meta.root_names()}
+    of_scope = {name.split("_")[0] for name in columns if name.startswith(("market_", "sector_"))}
+    return columns | of_scope | {feature.scope for feature in features}
+
+
+def _beside(
+    scope: Scope, series: pl.DataFrame, names: Sequence[str], at: pl.Series
+) -> pl.DataFrame:
+    """Columns of a market or sector series at each bar, as ``<scope>_<name>``."""
+    return series.select(pl.col(names).gather(at).name.prefix(f"{scope}_"))
 
 
 def _reach(features: Iterable[Feature]) -> int:
