@@ -21,7 +21,8 @@ from atft_pipeline.transforms import fundamentals as stmt
 from atft_pipeline.transforms import indicators, liquidity, returns
 from atft_pipeline.transforms import market as mkt
 from atft_pipeline.transforms import sector as sec
-from atft_pipeline.transforms.features import Feature, Group, Normalizer
+from atft_pipeline.transforms.features import Feature, Group, Normalizer, Step
+from atft_pipeline.transforms.windows import BAR
 
 CLOSES = ("prices.close",)
 RANGE = ("prices.high", "prices.low", "prices.close")
@@ -44,7 +45,16 @@ RETURN = pl.col("return_1d")
 LEVEL = pl.col("level")
 MEMBERS = pl.col("members")
 MARKET_RETURN = pl.col("market_return_1d")
-BETA = mkt.beta(RETURN, MARKET_RETURN)
+BETA = Step("beta", mkt.beta(RETURN, MARKET_RETURN))
+
+
+def _recursive(name: str, average: pl.Expr) -> Step:
+    """An average that reads all bars of the stock before."""
+    return Step(name, average, recursive=True)
+
+
+MACD = _recursive("macd", indicators.macd(CLOSE))
+MACD_SIGNAL = _recursive("macd_signal", indicators.macd_signal(CLOSE))
 
 
 def build_registry(*parts: Iterable[Feature]) -> tuple[Feature, ...]:
@@ -72,9 +82,10 @@ def _price(
     normalizer: Normalizer = "cross_section",
     needs: tuple[str, ...] = CLOSES,
     group: Group = "price",
+    reads: tuple[Step, ...] = (),
 ) -> Feature:
     """A feature of the stock's own bars."""
-    return Feature(name, formula, group, "stock", needs, lookback, normalizer, expression)
+    return Feature(name, formula, group, "stock", needs, lookback, normalizer, expression, reads)
 
 
 def _market(
@@ -96,9 +107,12 @@ def _relative(
     expression: pl.Expr,
     normalizer: Normalizer = "cross_section",
     needs: tuple[str, ...] = CLOSES,
+    reads: tuple[Step, ...] = (),
 ) -> Feature:
     """A feature of the stock's bars and the market's or sector's of the same dates."""
-    return Feature(name, formula, "relative", "stock", needs, lookback, normalizer, expression)
+    return Feature(
+        name, formula, "relative", "stock", needs, lookback, normalizer, expression, reads
+    )
 
 
 def _sector(
@@ -133,12 +147,14 @@ def _volatility(bars: int) -> Feature:
 
 
 def _exponential_average(span: int) -> Feature:
+    average = _recursive(f"average_{span}", indicators.exponential_average(CLOSE, span))
     return _price(
         f"ema_{span}",
         f"ema(close, {span})[t] / close[t] - 1; recursive from the first bar, first value on bar "
         f"{span}",
         span,
-        indicators.exponential_average_to_price(CLOSE, span),
+        returns.ratio(average.column, CLOSE) - 1.0,
+        reads=(average,),
     )
 
 
@@ -169,12 +185,15 @@ def _market_return(days: int) -> Feature:
 
 
 def _relative_strength_index(bars: int) -> Feature:
+    gain = _recursive(f"gain_{bars}", indicators.average_gain(CLOSE, bars))
+    loss = _recursive(f"loss_{bars}", indicators.average_loss(CLOSE, bars))
     return _price(
         f"rsi_{bars}",
         f"Wilder's RSI over {bars} bars: 100 g / (g + l), gains g and losses l of close smoothed "
         f"by 1/{bars}, recursive from the first change, first value on bar {bars + 1}",
         bars + 1,
-        indicators.relative_strength_index(CLOSE, bars),
+        indicators.relative_strength_index(gain.column, loss.column),
+        reads=(gain, loss),
     )
 
 
@@ -353,13 +372,26 @@ CORE: tuple[Feature, ...] = (
         mkt.YEAR_BARS,
         mkt.drawdown_from_peak(LEVEL),
     ),
-    _relative("beta_60d", "cov(r, m) / var(m) over 60 bars, r the stock's returns_1d", 61, BETA),
-    _relative("alpha_1d", "r[t] - beta_60d[t] m[t]", 61, mkt.alpha(RETURN, MARKET_RETURN, BETA)),
+    _relative(
+        "beta_60d",
+        "cov(r, m) / var(m) over 60 bars, r the stock's returns_1d",
+        61,
+        BETA.column,
+        reads=(BETA,),
+    ),
+    _relative(
+        "alpha_1d",
+        "r[t] - beta_60d[t] m[t]",
+        61,
+        mkt.alpha(RETURN, MARKET_RETURN, BETA.column),
+        reads=(BETA,),
+    ),
     _relative(
         "alpha_5d",
         "returns_5d[t] - beta_60d[t] mkt_ret_5d[t]",
         61,
-        mkt.alpha(returns.simple_return(CLOSE, 5), pl.col("market_return_5d"), BETA),
+        mkt.alpha(returns.simple_return(CLOSE, 5), pl.col("market_return_5d"), BETA.column),
+        reads=(BETA,),
     ),
     _relative(
         "rel_strength_5d",
@@ -520,7 +552,8 @@ EXTRA: tuple[Feature, ...] = (
         "beta_stability_60d",
         "1 / (1 + sample std of beta_60d over 60 bars): 1 where it did not move",
         120,
-        mkt.beta_stability(RETURN, MARKET_RETURN),
+        mkt.beta_stability(BETA.column),
+        reads=(BETA,),
     ),
     _relative_strength_index(2),
     _relative_strength_index(14),
@@ -529,7 +562,8 @@ EXTRA: tuple[Feature, ...] = (
         "(macd - ema(macd, 9)) / close, macd = ema(close, 12) - ema(close, 26); recursive from the "
         "first bar, first value on bar 34",
         34,
-        indicators.macd_histogram(CLOSE),
+        indicators.macd_histogram(MACD.column, MACD_SIGNAL.column, CLOSE),
+        reads=(MACD, MACD_SIGNAL),
     ),
     _price(
         "stoch_k",
@@ -598,7 +632,7 @@ MASKS: tuple[Feature, ...] = (
         "is_valid_ma",
         "1 where the stock has 200 bars or more, so that every moving average is valid, else 0",
         200,
-        (pl.int_range(1, pl.len() + 1) >= 200).cast(pl.Float64),
+        (BAR >= 200).cast(pl.Float64),
         "none",
         group="mask",
     ),

@@ -91,6 +91,10 @@ class Storage(dg.ConfigurableResource):
             raise not_materialized(table, wanted_by)
         return pl.read_parquet(self.table_path(table))
 
+    def read_if_stored(self, table: str) -> pl.DataFrame | None:
+        """A stored table; None where it was never stored."""
+        return pl.read_parquet(self.table_path(table)) if self.has_table(table) else None
+
     def write_table(self, table: str, frame: pl.DataFrame) -> Path:
         """Stores a table, replacing the last one in one rename, and refreshes the catalog."""
         path = self.table_path(table)

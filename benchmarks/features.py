@@ -1,19 +1,27 @@
-"""Speed and memory of the features: ``python benchmarks/features.py [PRICES.parquet]``.
+"""Speed and memory of the features and the panel: ``python benchmarks/features.py [PRICES]``.
 
-On a real file (default: the NASDAQ file beside the project, up to 2015-12-31): seconds and peak
-memory of all features that daily bars allow, growth with the number of rows, and how many times
-faster a dozen of them are than the same by pandas ``groupby``, with the same numbers to 1e-6.
-Prints a table and writes ``benchmarks/results/features.json``. Each size runs in its own process,
-so that peaks do not mix.
+On a real file (default: the NASDAQ file beside the project, up to 2015-12-31): all features that
+daily bars allow, and the panel of them; growth with the number of rows; how many times faster a
+dozen of them are than the same by pandas ``groupby``, with the same numbers to 1e-6. On the
+built-in market: all 82 features at the size of the Tokyo market, and one new day on five years,
+equal to a full rebuild to the bit. Prints a table and writes ``benchmarks/results/features.json``.
+Each measurement runs in its own process, so that peaks do not mix. ``--small`` takes a tenth of
+everything, to see that it runs.
+
+Tokyo-sized: a market of a quarter of the stocks, four times under other codes, because generating
+four different ones would take longer than the measurement. The market has an index; a file has
+none.
 """
 
+import argparse
+import datetime as dt
 import json
 import multiprocessing
 import resource
-import sys
+import tempfile
 import time
-from collections.abc import Callable
-from datetime import date
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +29,44 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
+from atft_model.data.panel import write_panel
+from atft_model.data.splits import SplitConfig
 from atft_pipeline.feature_registry import REGISTRY, available_features, unmet_needs
 from atft_pipeline.sources.files import FilesConfig, FilesSource
+from atft_pipeline.sources.synthetic import SyntheticConfig, SyntheticMarket
 from atft_pipeline.transforms.adjust import split_adjust
-from atft_pipeline.transforms.features import compute_features
+from atft_pipeline.transforms.features import Feature, compute_features
+from atft_pipeline.transforms.incremental import (
+    build_or_extend,
+    built_from,
+    content_hash,
+    with_stored,
+)
+from atft_pipeline.transforms.lookahead import differences, known_at_close
+from atft_pipeline.transforms.normalize import fit_and_apply
+from atft_pipeline.transforms.panel import (
+    build_panel,
+    default_split,
+    feature_rows,
+    panel_codes,
+    trading_calendar,
+)
+from atft_pipeline.transforms.panel_extension import build_or_extend_array, panel_built_from
+from atft_pipeline.transforms.targets import forward_returns
+from atft_pipeline.transforms.universe import trading_universe
 from atft_pipeline.transforms.validity import ValidityRules, quarantine_invalid
 
 FILE = Path("../shared/data/nasdaq_eod_2005_2017.parquet")
-LAST_DATE = date(2015, 12, 31)
-SHARES = (0.25, 0.5, 1.0)
-PANDAS_STOCKS = 150
+LAST_DATE = dt.date(2015, 12, 31)
+SHARES = (0.2, 0.4, 1.0)
+"""Of the file's stocks: about 0.5, 1 and 2.5 million rows."""
+
+TOKYO = (980, 1250, 4)
+"""Stocks and dates of the built-in market, and how many times it is there: 4.6 million rows."""
+
+FIVE_YEARS = (1026, 1250)
 RESULT = Path(__file__).parent / "results" / "features.json"
+Tables = dict[str, pl.DataFrame]
 Plain = Callable[[pd.DataFrame], pd.Series]
 
 
@@ -59,48 +94,158 @@ PLAIN: dict[str, Plain] = {
 }
 
 
-def tables(path: Path) -> dict[str, pl.DataFrame]:
+@contextmanager
+def measured(name: str, into: dict[str, Any]) -> Iterator[None]:
+    """Wall seconds, and CPU seconds of all threads, as ``<name>_seconds`` and ``<name>_cpu``."""
+    before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    yield
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    into[f"{name}_seconds"] = time.perf_counter() - started
+    into[f"{name}_cpu"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def of_file(path: Path) -> Tables:
     """What the pipeline's assets would hand to the features."""
     source = FilesSource(FilesConfig(prices=path, end_date=LAST_DATE))
-    valid, quarantine = quarantine_invalid(source.raw_prices(), ValidityRules())
-    return {
-        "prices": split_adjust(valid, quarantine),
-        "listings": source.raw_listings(),
-        "indices": source.raw_indices(),
+    tables = {name: getattr(source, name)() for name in ("raw_listings", "raw_indices")}
+    return tables | {
+        "prices": split_adjust(*quarantine_invalid(source.raw_prices(), ValidityRules()))
     }
 
 
-def some_stocks(given: dict[str, pl.DataFrame], share: float) -> dict[str, pl.DataFrame]:
+def of_market(stocks: int, dates: int, copies: int = 1) -> Tables:
+    """The built-in market's tables; further copies have codes of their own and the same bars."""
+    market = SyntheticMarket(SyntheticConfig(stocks=stocks, dates=dates))
+    tables = {
+        name: getattr(market, f"raw_{name}")()
+        for name in ("prices", "listings", "statements", "investor_flows", "indices")
+    }
+    prices = split_adjust(*quarantine_invalid(tables["prices"], ValidityRules()))
+
+    def copied(table: pl.DataFrame) -> pl.DataFrame:
+        return pl.concat(
+            table.with_columns(code=pl.format("{}_{}", "code", pl.lit(n))) for n in range(copies)
+        )
+
+    return {
+        "prices": copied(prices).sort("code", "date"),
+        "raw_listings": copied(tables["listings"]),
+        "raw_statements": copied(tables["statements"]),
+        "raw_investor_flows": tables["investor_flows"],
+        "raw_indices": tables["indices"],
+    }
+
+
+def some_stocks(given: Tables, share: float) -> Tables:
     """The first ``share`` of the stocks."""
     codes = given["prices"]["code"].unique().sort()
     kept = codes.head(max(1, round(share * len(codes))))
     return given | {"prices": given["prices"].filter(pl.col("code").is_in(kept.implode()))}
 
 
-def all_features(path: Path, share: float, results: Any) -> None:
-    given = some_stocks(tables(path), share)
-    kept, _ = available_features(unmet_needs({"prices": given["prices"],
-                                              "listings": given["listings"]}))  # fmt: skip
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.perf_counter()
-    table = compute_features(given["prices"], given["listings"], given["indices"], kept)
-    seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    results.put({"rows": table.height, "features": len(kept), "seconds": seconds,
-                 "peak_mib": peak / 1024, "mib_before": before / 1024})  # fmt: skip
+def computed(
+    given: Tables, features: tuple[Feature, ...], since: dt.date | None = None
+) -> pl.DataFrame:
+    return compute_features(
+        given["prices"], given["raw_listings"], given["raw_indices"], features,
+        given.get("raw_statements"), given.get("raw_investor_flows"), since,
+    )  # fmt: skip
 
 
-def against_pandas(path: Path, results: Any) -> None:
-    """Both on the same stocks; ours also computes what pandas does not: it has no cheaper way."""
-    given = tables(path)
-    codes = given["prices"]["code"].unique().sort().head(PANDAS_STOCKS)
-    prices = given["prices"].filter(pl.col("code").is_in(codes.implode())).sort("code", "date")
-    dozen = [feature for feature in REGISTRY if feature.name in PLAIN]
+def available(given: Tables) -> tuple[Feature, ...]:
+    tables = {name.removeprefix("raw_"): table for name, table in given.items()}
+    return available_features(unmet_needs(tables))[0]
+
+
+def all_features(make: Callable[..., Tables], arguments: tuple, share: float, results: Any) -> None:
+    given = some_stocks(make(*arguments), share)
+    features = available(given)
+    result: dict[str, Any] = {"mib_before": peak_mib(), "features": len(features)}
+    with measured("features", result):
+        table = computed(given, features)
+    results.put(result | {"rows": table.height, "peak_mib": peak_mib()})
+
+
+class PanelTables:
+    """All that a panel is built from."""
+
+    def __init__(self, given: Tables, table: pl.DataFrame, features: tuple[Feature, ...]) -> None:
+        self.prices, self.listings, self.features = given["prices"], given["raw_listings"], table
+        self.universe = trading_universe(given["prices"], given["raw_listings"])
+        self.targets = forward_returns(given["prices"])
+        self.calendar, self.codes = trading_calendar(self.prices), panel_codes(self.prices)
+        self.split = default_split(self.calendar, self.universe, SplitConfig())
+        first, end = self.split.train
+        done = fit_and_apply(table, features, self.calendar[first], self.calendar[end - 1])
+        self.normalized, self.contract = done.table, done.features
+
+    def publish(self, root: Path, record: pl.DataFrame | None) -> tuple[str, pl.DataFrame]:
+        """As the asset does, short of its checks; the version, and the record beside it."""
+        rows = feature_rows(self.features, self.normalized, self.contract)
+        now = panel_built_from(rows, self.contract, self.codes)
+        array = build_or_extend_array(rows, self.calendar, self.codes, now, record, root)
+        panel = build_panel(
+            self.prices, self.universe, self.targets, self.features, self.normalized,
+            self.contract, self.listings, self.split, "benchmark", {}, array.values,
+        )  # fmt: skip
+        version = write_panel(panel, root, array.file)
+        return version, with_stored(now, version)
+
+
+def whole_panel(path: Path, share: float, results: Any) -> None:
+    given = some_stocks(of_file(path), share)
+    features = available(given)
+    tables = PanelTables(given, computed(given, features), features)
+    result: dict[str, Any] = {"rows": tables.features.height, "features": len(tables.contract)}
+    with tempfile.TemporaryDirectory() as folder, measured("panel", result):
+        tables.publish(Path(folder), None)
+    results.put(result | {"peak_mib": peak_mib()})
+
+
+def one_new_day(stocks: int, dates: int, results: Any) -> None:
+    """From tables in memory to the table in memory and the panel on disk, and their records."""
+    given = of_market(stocks, dates)
+    days = trading_calendar(given["prices"])
+    before = {name: known_at_close(table, days[-2]) for name, table in given.items()}
+    stored = computed(before, REGISTRY)
+    record = with_stored(built_from(before, REGISTRY), content_hash(stored))
+    expected = computed(given, REGISTRY)
+    result: dict[str, Any] = {"rows": expected.height, "features": len(REGISTRY)}
+    with tempfile.TemporaryDirectory() as folder:
+        root, whole = Path(folder) / "extended", Path(folder) / "whole"
+        root.mkdir(), whole.mkdir()
+        _, panel_record = PanelTables(before, stored, REGISTRY).publish(root, None)
+        tables = PanelTables(given, expected, REGISTRY)
+        with measured("features", result):
+            now = built_from(given, REGISTRY)
+            table, done = build_or_extend(
+                given["prices"], now, stored, record,
+                lambda since: computed(given, REGISTRY, since),
+            )  # fmt: skip
+            with_stored(now, content_hash(table))
+        if done.since != days[-1] or differences(expected, table):
+            raise SystemExit(f"the extended table is not the rebuilt one: {done}")
+        with measured("panel", result):
+            version, _ = tables.publish(root, panel_record)
+        if version != tables.publish(whole, None)[0]:
+            raise SystemExit("the extended panel is not the rebuilt one")
+    results.put(result | {"what": done.in_words(table), "peak_mib": peak_mib()})
+
+
+def against_pandas(path: Path, share: float, results: Any) -> None:
+    """Both on the same stocks."""
+    given = some_stocks(of_file(path), share)
+    prices = given["prices"].sort("code", "date")
+    dozen = tuple(feature for feature in REGISTRY if feature.name in PLAIN)
     frame = prices.to_pandas()
     ours, theirs = [], []
     for _ in range(3):
         started = time.perf_counter()
-        mine = compute_features(prices, given["listings"], given["indices"], dozen)
+        mine = computed(given | {"prices": prices}, dozen)
         ours.append(time.perf_counter() - started)
         started = time.perf_counter()
         plain = {
@@ -108,7 +253,6 @@ def against_pandas(path: Path, results: Any) -> None:
             for name, formula in PLAIN.items()
         }
         theirs.append(time.perf_counter() - started)
-    mine = mine.sort("code", "date")
     worst = 0.0
     for name, column in plain.items():
         theirs_values = column.to_numpy()
@@ -128,24 +272,49 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> dict[str, Any]
     results = context.SimpleQueue()
     process = context.Process(target=work, args=(*arguments, results))
     process.start()
-    result = results.get()
     process.join()
-    return result
+    if process.exitcode:
+        raise SystemExit(f"{work.__name__}: exit status {process.exitcode}")
+    return results.get()
 
 
 def main() -> None:
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else FILE
-    sizes = [in_own_process(all_features, path, share) for share in SHARES]
-    for size in sizes:
-        print(f"{size['rows']:>10,} rows × {size['features']} features: {size['seconds']:6.1f} s, "
-              f"{size['seconds'] / size['rows'] * 1e6:5.1f} µs a row, peak {size['peak_mib']:,.0f} "
-              f"MiB (inputs {size['mib_before']:,.0f})")  # fmt: skip
-    pandas = in_own_process(against_pandas, path)
-    print(f"{pandas['features']} features of {PANDAS_STOCKS} stocks: "
-          f"{pandas['ratios'][0]:.0f} to {pandas['ratios'][-1]:.0f} times pandas groupby's speed, "
+    parser = argparse.ArgumentParser(description="Speed and memory of the features and the panel.")
+    parser.add_argument("prices", type=Path, nargs="?", default=FILE)
+    parser.add_argument("--small", action="store_true", help="a tenth of everything")
+    options = parser.parse_args()
+    path, scale = options.prices, 0.1 if options.small else 1.0
+    stocks, dates, copies = TOKYO
+    runs = [(of_file, (path,), scale * share) for share in SHARES]
+    runs.append((of_market, (round(scale * stocks), dates, copies), 1.0))
+    sizes = []
+    for run in runs:
+        size = in_own_process(all_features, *run)
+        sizes.append(size)
+        print(f"{size['rows']:>10,} rows × {size['features']} features: "
+              f"{size['features_seconds']:6.1f} s (CPU {size['features_cpu']:.1f}), "
+              f"{size['features_seconds'] / size['rows'] * 1e6:5.2f} µs a row, peak "
+              f"{size['peak_mib']:,.0f} MiB (inputs {size['mib_before']:,.0f})",
+              flush=True)  # fmt: skip
+    panel = in_own_process(whole_panel, path, scale)
+    print(f"panel of {panel['rows']:,} rows × {panel['features']} features: "
+          f"{panel['panel_seconds']:.1f} s (CPU {panel['panel_cpu']:.1f}), peak of all "
+          f"{panel['peak_mib']:,.0f} MiB", flush=True)  # fmt: skip
+    day = in_own_process(one_new_day, round(scale * FIVE_YEARS[0]), FIVE_YEARS[1])
+    print(f"one new day on {day['rows']:,} rows × {day['features']} features: "
+          f"{day['features_seconds'] + day['panel_seconds']:.2f} s, features "
+          f"{day['features_seconds']:.2f} (CPU {day['features_cpu']:.2f}), panel "
+          f"{day['panel_seconds']:.2f} (CPU {day['panel_cpu']:.2f}); equal to a full rebuild to "
+          f"the bit", flush=True)  # fmt: skip
+    pandas = in_own_process(against_pandas, path, scale)
+    print(f"{pandas['features']} features of {pandas['rows']:,} rows: "
+          f"{pandas['ratios'][0]:.1f} to {pandas['ratios'][-1]:.1f} times pandas groupby's speed, "
           f"largest difference {pandas['worst_gap']:.1e}")  # fmt: skip
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({"sizes": sizes, "pandas": pandas}, indent=1) + "\n")
+    RESULT.write_text(
+        json.dumps({"sizes": sizes, "panel": panel, "one_new_day": day, "pandas": pandas}, indent=1)
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

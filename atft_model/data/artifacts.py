@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from atft_model.errors import InputError
 
 HASH_LENGTH = 16
 """Hex digits kept of a SHA-256: 64 bits name a version; nobody here forges one."""
+
+COPIED_AT_A_TIME = 1 << 20
+"""Bytes."""
 
 
 def file_hash(path: Path) -> str:
@@ -40,8 +44,15 @@ def write_text_atomically(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def publish(root: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> str:
+def publish(
+    root: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any],
+    ready: Mapping[str, Path] | None = None,
+) -> str:  # fmt: skip
     """Stores arrays and facts as a new version under ``root`` and points ``current.json`` at it.
+
+    Args:
+        ready: Files that hold some of the arrays already, as ``np.save`` writes them, on the same
+            file system; they are moved into the version.
 
     Returns:
         The content hash: equal arrays and facts give the same hash and rewrite nothing.
@@ -51,7 +62,10 @@ def publish(root: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, An
     try:
         files = {}
         for name, array in arrays.items():
-            np.save(building / f"{name}.npy", array)
+            if ready and name in ready:
+                os.replace(ready[name], building / f"{name}.npy")
+            else:
+                np.save(building / f"{name}.npy", array)
             files[f"{name}.npy"] = file_hash(building / f"{name}.npy")
         body = {**facts, "files": files}
         content = text_hash(json.dumps(body, sort_keys=True))
@@ -63,6 +77,45 @@ def publish(root: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, An
         shutil.rmtree(building, ignore_errors=True)
     write_text_atomically(root / "current.json", json.dumps({"hash": content}))
     return content
+
+
+def grow_array(old: Path, expected: str, keep: int, new: np.ndarray, to: Path) -> None:
+    """Writes the first entries of a stored array followed by new ones, as ``np.save`` would.
+
+    The bytes go from file to file: on a large array that is a fraction of what it costs to have
+    it in memory.
+
+    Args:
+        old: The ``.npy`` file.
+        expected: Its content hash, from the manifest of its version.
+        keep: Entries along the first axis that are kept.
+        new: What follows them; other axes and type as stored.
+        to: Where to write.
+
+    Raises:
+        InputError: the stored array is not what its manifest says, or of another shape or type.
+    """
+    stored = np.load(old, mmap_mode="r")
+    if stored.shape[1:] != new.shape[1:] or stored.dtype != new.dtype or keep > len(stored):
+        raise InputError(
+            f"{old}: {stored.dtype} {list(stored.shape)}; expected {new.dtype} of at least {keep} "
+            f"entries {list(new.shape[1:])}; materialize it anew"
+        )
+    left = keep * stored[:1].nbytes
+    with ThreadPoolExecutor(1) as beside, old.open("rb") as source, to.open("wb") as target:
+        found = beside.submit(file_hash, old)  # on the other core, while this one copies
+        facts = np.lib.format.header_data_from_array_1_0(new)
+        np.lib.format.write_array_header_1_0(
+            target, {**facts, "shape": (keep + len(new), *new.shape[1:])}
+        )
+        source.seek(old.stat().st_size - stored.nbytes)
+        while left:
+            left -= target.write(source.read(min(left, COPIED_AT_A_TIME)))
+        target.write(np.ascontiguousarray(new).data)
+    if found.result() != expected:
+        raise InputError(
+            f"{old}: content differs from the manifest (expected {expected}); materialize it anew"
+        )
 
 
 def current_version(root: Path, what: str) -> Path:

@@ -90,8 +90,13 @@ FACTS = (
 NORMALIZERS = ("cross_section", "time_series", "none")
 
 
-def write_panel(panel: Panel, root: Path) -> str:
-    """Stores the panel as a new version under ``root``; returns its content hash."""
+def write_panel(panel: Panel, root: Path, features: Path | None = None) -> str:
+    """Stores the panel as a new version under ``root``; returns its content hash.
+
+    Args:
+        features: The file under ``root`` that ``panel.features`` is memory-mapped from, where there
+            is one: it is moved into the version instead of being written again.
+    """
     facts = {
         "format": FORMAT,
         "dates": [day.isoformat() for day in panel.dates],
@@ -105,7 +110,8 @@ def write_panel(panel: Panel, root: Path) -> str:
         "source": panel.source,
         "inputs": panel.inputs,
     }
-    return publish(root, {name: getattr(panel, name) for name in ARRAYS}, facts)
+    ready = {"features": features} if features else None
+    return publish(root, {name: getattr(panel, name) for name in ARRAYS}, facts, ready)
 
 
 def read_panel(folder: Path) -> Panel:

@@ -1,5 +1,6 @@
 """Features, targets, the normalized table and the panel."""
 
+import datetime as dt
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -32,9 +33,22 @@ from atft_pipeline.schemas import (
 from atft_pipeline.storage import Storage
 from atft_pipeline.transforms.drift import fit_reference, measure_drift
 from atft_pipeline.transforms.features import compute_features
+from atft_pipeline.transforms.incremental import (
+    build_or_extend,
+    built_from,
+    content_hash,
+    with_stored,
+)
 from atft_pipeline.transforms.market import index_name
 from atft_pipeline.transforms.normalize import feature_statistics, fit_and_apply
-from atft_pipeline.transforms.panel import build_panel, default_split, trading_calendar
+from atft_pipeline.transforms.panel import (
+    build_panel,
+    default_split,
+    feature_rows,
+    panel_codes,
+    trading_calendar,
+)
+from atft_pipeline.transforms.panel_extension import build_or_extend_array, panel_built_from
 from atft_pipeline.transforms.targets import ENTRY_LAG, HORIZONS, forward_returns
 
 REFERENCE_SHOWN = ["feature", "mean", "std", "missing_share", "months", "month_shift"]
@@ -43,6 +57,12 @@ PANEL_INPUTS = (
     "prices", "trading_universe", "targets", "features", "normalized_features", "raw_listings",
 )  # fmt: skip
 """Tables whose content hashes the panel's manifest keeps."""
+
+RECORD = "features_built_from"
+"""The table beside ``features`` that says from what it was computed, by date."""
+
+PANEL_RECORD = "panel_built_from"
+"""The same of the panel's feature array."""
 
 BY_NAME = {feature.name: feature for feature in REGISTRY}
 
@@ -80,21 +100,33 @@ def features(
         "raw_statements": raw_statements, "raw_investor_flows": raw_investor_flows,
     }  # fmt: skip
 
-    def compute(known: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    def compute(known: Mapping[str, pl.DataFrame], since: dt.date | None = None) -> pl.DataFrame:
         return compute_features(
             known["prices"], known["raw_listings"], known["raw_indices"], kept,
-            known["raw_statements"], known["raw_investor_flows"],
+            known["raw_statements"], known["raw_investor_flows"], since,
         )  # fmt: skip
 
-    frame = compute(sources)
+    record = built_from(sources, kept)
+    frame, done = build_or_extend(
+        prices, record, storage.read_if_stored("features"), storage.read_if_stored(RECORD),
+        lambda since: compute(sources, since),
+    )  # fmt: skip
+    extent = done.in_words(frame)
+    context.log.info(f"features: {extent}")
     metadata = {
         "features": len(kept),
+        "computed": extent,
         "market_series": market,
         "left_out": dg.MetadataValue.md(markdown_table(["feature", "reason"], left_out.items())),
     }
     contract = contract_holds(frame, features_schema([feature.name for feature in kept]))
     sees = no_lookahead(frame, sources, compute, lookahead.config(context.run.run_id))
-    yield from verdicts("features", [contract, sees], frame, metadata, storage)
+    outcomes = [contract, sees]
+    if not any(outcome.stops for outcome in outcomes):
+        # Before the table: a run that is killed in between leaves a record of another table, and
+        # the next run computes all of it.
+        storage.write_table(RECORD, with_stored(record, content_hash(frame)))
+    yield from verdicts("features", outcomes, frame, metadata, storage)
 
 
 @dg.asset(
@@ -216,12 +248,19 @@ def panel(
     features: pl.DataFrame, normalized_features: pl.DataFrame, raw_listings: pl.DataFrame,
 ) -> Iterator[Any]:  # fmt: skip
     """Builds the tensor, judges it, and only then publishes it as a version."""
-    parts = default_split(trading_calendar(prices), trading_universe, split.config())
+    calendar, codes = trading_calendar(prices), panel_codes(prices)
+    parts = default_split(calendar, trading_universe, split.config())
+    contract = tuple(BY_NAME[name] for name in normalized_features.columns[2:])
+    rows = feature_rows(features, normalized_features, contract)
+    record = panel_built_from(rows, contract, codes)
+    array = build_or_extend_array(
+        rows, calendar, codes, record, storage.read_if_stored(PANEL_RECORD), storage.panel
+    )
+    context.log.info(f"panel: {array.in_words(calendar)}")
     built = build_panel(
-        prices, trading_universe, targets, features, normalized_features,
-        tuple(BY_NAME[name] for name in normalized_features.columns[2:]),
+        prices, trading_universe, targets, features, normalized_features, contract,
         raw_listings, parts, market.name(),
-        {name: file_hash(storage.table_path(name)) for name in PANEL_INPUTS},
+        {name: file_hash(storage.table_path(name)) for name in PANEL_INPUTS}, array.values,
     )  # fmt: skip
     outcomes = [
         panel_is_alive(built, build(PanelGate, context.op_execution_context.op_config)),
@@ -230,14 +269,18 @@ def panel(
     metadata: dict[str, Any] = {
         "dates": len(built.dates), "stocks": len(built.codes),
         "features": len(built.feature_names), "bytes": built.features.nbytes,
+        "built": array.in_words(calendar),
         "split": ", ".join(f"{part} {built.part_dates(part)[0]} to {built.part_dates(part)[1]}"
                            for part in built.split.parts()),
     }  # fmt: skip
     version = ""
     if not any(outcome.stops for outcome in outcomes):
-        version = write_panel(built, storage.panel)
+        version = write_panel(built, storage.panel, array.file)
+        storage.write_table(PANEL_RECORD, with_stored(record, version))
         prune(storage.panel, keep=set())
         context.log.info(f"panel {version}: {built.features.shape}, {metadata['split']}")
+    elif array.file:
+        array.file.unlink()
     yield from verdicts("panel", outcomes, version, metadata)
 
 

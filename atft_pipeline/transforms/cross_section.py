@@ -1,13 +1,13 @@
 """Statistics across the stocks of one date. Each date is computed from its own rows only.
 
-Float sums over the rows of a date are taken by NumPy on sorted rows, on purpose: polars, lazy or
+Float sums over the rows of a date are taken by NumPy, row after row, on purpose: polars, lazy or
 eager, adds up a group in an order that depends on how many rows the whole frame has, so the same
 date would give other bits when later dates are cut off.
 """
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from atft_model.data.normalizer import CLIP, winsorized_moments
 
@@ -25,19 +25,41 @@ def equal_weighted_return(bars: pl.DataFrame, by: list[str]) -> pl.DataFrame:
         return), ``level`` (growth of 1 invested at the group's first date; an unknown return
         leaves it flat), sorted by the ``by`` columns.
     """
-    ordered = bars.select(*by, "return_1d").sort(by, maintain_order=True)
-    groups = ordered.group_by(by, maintain_order=True).agg(
-        pl.len().alias("members"), pl.col("return_1d").count().alias("known")
+    keys = [_numbered(bars[column]) for column in by]
+    group, size = np.zeros(bars.height, dtype=np.int64), 1
+    for number, names in keys:
+        group, size = group * len(names) + number, size * len(names)
+    own_return = bars["return_1d"].to_numpy()
+    known = np.isfinite(own_return)
+    members = np.bincount(group, minlength=size)
+    returns = np.bincount(group[known], minlength=size)
+    total = np.bincount(group, np.where(known, own_return, 0.0), minlength=size)
+    there = np.flatnonzero(members)
+    mean = total[there] / np.where(returns > 0, returns, np.nan)[there]
+    columns, rest = [], there
+    for _, names in reversed(keys):
+        columns.append(names.gather(rest % max(1, len(names))))
+        rest = rest // max(1, len(names))
+    groups = pl.DataFrame(columns[::-1]).with_columns(
+        members=members[there], return_1d=pl.Series(mean, nan_to_null=True)
     )
-    last = groups["members"].cum_sum()
-    first = (last - groups["members"]).to_numpy().astype(np.int64)
-    total = np.add.reduceat(ordered["return_1d"].fill_null(0.0).to_numpy(), first)
-    mean = pl.when(pl.col("known") > 0).then(pl.Series(total) / pl.col("known"))
     growth = (pl.col("return_1d").fill_null(0.0) + 1.0).cum_prod()
     outer = [column for column in by if column != "date"]
-    return groups.select(*by, "members", return_1d=mean).with_columns(
-        level=growth.over(outer) if outer else growth
-    )
+    return groups.with_columns(level=growth.over(outer) if outer else growth)
+
+
+def _numbered(column: pl.Series) -> tuple[Int[np.ndarray, " rows"], pl.Series]:
+    """Each value's place among the column's distinct values, and those, rising."""
+    names = column.unique().sort()
+    if column.dtype == pl.String:
+        return column.cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int64), names
+    number = column.to_physical().to_numpy().astype(np.int64)
+    distinct = names.to_physical().to_numpy().astype(np.int64)
+    if not len(distinct):
+        return number, names
+    place = np.zeros(distinct[-1] - distinct[0] + 1, dtype=np.int64)
+    place[distinct - distinct[0]] = np.arange(len(distinct))
+    return place[number - distinct[0]], names
 
 
 def winsorized_z_scores(

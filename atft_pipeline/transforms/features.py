@@ -2,11 +2,14 @@
 ``feature_registry``; their formulas stand in the modules beside this one.
 """
 
-from collections.abc import Mapping, Sequence
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import polars as pl
+from jaxtyping import Bool
 
 from atft_model.errors import InputError
 from atft_pipeline.transforms import flows as investor_flows
@@ -15,12 +18,38 @@ from atft_pipeline.transforms.as_of import newest_known, trading_day_numbers
 from atft_pipeline.transforms.market import market_series
 from atft_pipeline.transforms.returns import simple_return
 from atft_pipeline.transforms.sector import sector_series
+from atft_pipeline.transforms.windows import bar_numbers
 
 Group = Literal["price", "liquidity", "market", "relative", "sector", "flow", "statement", "mask"]
 Scope = Literal["stock", "market", "sector", "section", "statement"]
 Normalizer = Literal["cross_section", "time_series", "none"]
 
+LISTING_COLUMNS = ("sector", "shares_outstanding", "market")
+
 BAR_COLUMNS = ("date", "code", "open", "high", "low", "close", "volume", "turnover", "raw_close")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A column that features of a stock read and that is worked out once for all of them.
+
+    Attributes:
+        name: Column name.
+        expression: As a stock feature's. A recursive one is applied to each stock's bars by
+            themselves, and reads no ``bar``.
+        recursive: Whether a value reads all bars before it. Such a step goes over the whole history
+            even where only the last dates are wanted, which for a few averages costs less than
+            keeping what they were.
+    """
+
+    name: str
+    expression: pl.Expr = field(repr=False, compare=False)
+    recursive: bool = False
+
+    @property
+    def column(self) -> pl.Expr:
+        """What an expression writes to read it."""
+        return pl.col(self.name)
 
 
 @dataclass(frozen=True)
@@ -35,19 +64,23 @@ class Feature:
             each by date, or a company's statement, held until the next.
         needs: Source columns without which it cannot be computed, as ``table.column``, or several
             of which one is enough, separated by " or ".
-        lookback: Bars of its own series that a value reads, today included. Trailing-year
+        lookback: Bars of its own series that a value reads, today included; where only the last
+            dates are computed, a stock feature is given no more. Trailing-year
             statistics start earlier, and recursive averages read all bars before too; their
             formula says so. Of flows and statements: trading days that the figures reach back.
         normalizer: ``cross_section`` (among the date's stocks), ``time_series`` (by statistics of
             the training dates), or ``none`` (flags and masks: 0 or 1).
-        expression: Applied to the series in date order. By scope it may read: *stock*, run over
-            each code: the columns of ``prices``, ``return_1d``, ``shares_outstanding`` (of the
-            newest statement, else of the listing),
+        expression: Applied to the series in date order. Series of one scope stand below each other
+            in one column: earlier bars are read through ``windows``, which knows where each starts,
+            or with ``.over("code")``, never by a bare ``shift``. By scope it may read, besides
+            ``bar``: *stock*: the columns of ``prices``, ``return_1d``, ``shares_outstanding`` (of
+            the newest statement, else of the listing),
             ``market_return_1d``, ``market_return_5d``, ``market_gap_5_20``, ``sector_return_1d``,
             ``sector_members``, and trading days since the newest ``statement_days`` and
-            ``flow_days``, with ``statement_quarter``; *market*: ``level``, ``return_1d``; *sector*,
-            run over each sector: ``level``, ``return_1d``, ``members``; *section*: the columns of
+            ``flow_days``, with ``statement_quarter``; *market*: ``level``, ``return_1d``; *sector*:
+            ``level``, ``return_1d``, ``members``; *section*: the columns of
             ``flows.section_series``; *statement*: those of ``fundamentals.known_statements``.
+        reads: Steps of a stock feature that are worked out first.
 
     Raises:
         ValueError: The feature contradicts itself. A value of the whole market, or of a section of
@@ -63,6 +96,7 @@ class Feature:
     lookback: int
     normalizer: Normalizer
     expression: pl.Expr = field(repr=False, compare=False)
+    reads: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
         if self.scope in ("market", "section") and self.normalizer == "cross_section":
@@ -84,6 +118,7 @@ def compute_features(
     features: Sequence[Feature],
     statements: pl.DataFrame | None = None,
     flows: pl.DataFrame | None = None,
+    since: dt.date | None = None,
 ) -> pl.DataFrame:
     """The feature table in raw units, from data up to each row's own close only.
 
@@ -99,6 +134,9 @@ def compute_features(
             statements may be among ``features``. Without rows it says that nothing was disclosed
             yet: the values are null.
         flows: The ``raw_investor_flows`` table, likewise.
+        since: Only rows from this date on, with the same bits as in the whole table. The tables are
+            given whole: the series of the market and the sectors and the recursive averages read
+            them from the start, all other values the bars that their lookback reaches.
 
     Returns:
         ``date, code`` and one Float32 column per feature, one row per row of ``prices``, sorted by
@@ -109,51 +147,95 @@ def compute_features(
         InputError: Duplicate keys in ``prices`` or ``listings``.
         ValueError: A feature's table was not given.
     """
-    _refuse_duplicates("prices", prices, ["date", "code"])
     _refuse_duplicates("listings", listings, ["code"])
     _refuse_absent(features, {"statements": statements, "investor_flows": flows})
     bars = _stock_bars(prices, listings)
     calendar = bars["date"].unique().sort()
-    market = market_series(bars, indices)
-    sectors = sector_series(bars)
-    by_scope: dict[Scope, pl.DataFrame] = {
-        "market": _spread(bars, _evaluate(market, features, "market"), market, ["date"]),
-        "sector": _spread(
-            bars, _evaluate(sectors, features, "sector", over="sector"), sectors, ["sector", "date"]
-        ),
-    }
+    steps = _steps(features)
+    read = _columns_read(features, steps)
+    market = market_series(bars, indices) if "market" in read else None
+    sectors = sector_series(bars) if "sector" in read else None
+    bars = bars.with_columns(
+        step.expression.over("code").alias(step.name) for step in steps if step.recursive
+    )
+    if since is not None:
+        bars = _last_bars(bars, since, _reach(features))
+    by_scope: dict[Scope, pl.DataFrame] = {}
+    if market is not None:
+        at = _positions(bars, market, ["date"])
+        by_scope["market"] = _evaluate(market, features, "market").select(pl.all().gather(at))
+        bars = bars.hstack(_beside("market", market, ("return_1d", "return_5d", "gap_5_20"), at))
+    if sectors is not None:
+        at = _positions(bars, sectors, ["sector", "date"])
+        by_scope["sector"] = _evaluate(sectors, features, "sector").select(pl.all().gather(at))
+        bars = bars.hstack(_beside("sector", sectors, ("return_1d", "members"), at))
     if statements is not None:
         values, newest = _of_statements(bars, statements, features, calendar)
         shares = pl.coalesce("statement_shares", "shares_outstanding")
         by_scope["statement"] = values
         bars = bars.hstack(newest).with_columns(shares_outstanding=shares)
     if flows is not None:
-        values, newest = _of_flows(bars, flows, features, calendar)
+        sections = investor_flows.section_series(flows, calendar, since)
+        values, newest = _of_flows(bars, sections, features)
         by_scope["section"], bars = values, bars.hstack(newest)
-    by_scope["stock"] = _evaluate(
-        _beside_market_and_sector(bars, market, sectors), features, "stock", over="code"
+    bars = bars.with_columns(
+        step.expression.alias(step.name) for step in steps if not step.recursive
     )
+    by_scope["stock"] = _evaluate(bars, features, "stock")
     columns = [by_scope[feature.scope][feature.name] for feature in features]
-    return bars.select("date", "code").hstack(columns)
+    table = bars.select("date", "code").hstack(columns)
+    return table if since is None else table.filter(pl.col("date") >= since)
 
 
-def _beside_market_and_sector(
-    bars: pl.DataFrame, market: pl.DataFrame, sectors: pl.DataFrame
+def _steps(features: Iterable[Feature]) -> list[Step]:
+    """Those that the features read, each once."""
+    steps: dict[str, Step] = {}
+    for feature in features:
+        for step in feature.reads:
+            known = steps.setdefault(step.name, step)
+            if known is not step and not known.expression.meta.eq(step.expression):
+                raise ValueError(
+                    f"feature '{feature.name}': its step '{step.name}' is another one elsewhere; "
+                    "rename one"
+                )
+    return list(steps.values())
+
+
+def _columns_read(features: Iterable[Feature], steps: Iterable[Step]) -> set[str]:
+    """Columns that stock features read, and the scopes that must be there for the features asked
+    for: a series of the market or the sectors that none of them reads is not worked out."""
+    read = [f.expression for f in features if f.scope == "stock"] + [s.expression for s in steps]
+    columns = {name for expression in read for name in expression.meta.root_names()}
+    of_scope = {name.split("_")[0] for name in columns if name.startswith(("market_", "sector_"))}
+    return columns | of_scope | {feature.scope for feature in features}
+
+
+def _beside(
+    scope: Scope, series: pl.DataFrame, names: Sequence[str], at: pl.Series
 ) -> pl.DataFrame:
-    """Bars with the market's columns of the date and the stock's sector's."""
-    return bars.join(
-        market.drop("level").select("date", pl.exclude("date").name.prefix("market_")),
-        on="date",
-        how="left",
-        maintain_order="left",
-    ).join(
-        sectors.drop("level").select(
-            "sector", "date", pl.col("return_1d", "members").name.prefix("sector_")
-        ),
-        on=["sector", "date"],
-        how="left",
-        maintain_order="left",
-    )
+    """Columns of a market or sector series at each bar, as ``<scope>_<name>``."""
+    return series.select(pl.col(names).gather(at).name.prefix(f"{scope}_"))
+
+
+def _reach(features: Iterable[Feature]) -> int:
+    """Bars that a stock feature may read, today included."""
+    return max((feature.lookback for feature in features if feature.scope == "stock"), default=1)
+
+
+def _last_bars(bars: pl.DataFrame, since: dt.date, reach: int) -> pl.DataFrame:
+    """Each stock's rows from a date on, and the bars before that the first of them reads.
+
+    ``bar`` starts again where the bars were cut, so that a window that is longer than ``reach``
+    is unknown and never made up of another stock's bars.
+    """
+    wanted = (bars["date"] >= since).to_numpy()
+    code = bars["bar"].to_numpy() == 1
+    stock = np.cumsum(code) - 1
+    row = np.arange(bars.height)
+    first_wanted = np.full(stock[-1] + 1 if len(stock) else 0, bars.height)
+    np.minimum.at(first_wanted, stock[wanted], row[wanted])
+    kept = bars.filter(pl.Series(row > first_wanted[stock] - reach))
+    return kept.with_columns(bar_numbers(_first_of_code(kept["code"])))
 
 
 def _of_statements(
@@ -176,14 +258,12 @@ def _of_statements(
 
 
 def _of_flows(
-    bars: pl.DataFrame, flows: pl.DataFrame, features: Sequence[Feature], calendar: pl.Series
+    bars: pl.DataFrame, series: pl.DataFrame, features: Sequence[Feature]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Flow features of each bar's market section, and what the mask reads."""
-    series = investor_flows.section_series(flows, calendar)
-    scores = _evaluate(series, features, "section").get_columns()
-    values = series.select(flow_days="days_since").hstack(scores)
-    spread = _spread(investor_flows.section_of(bars, series), values, series, ["section", "date"])
-    return spread.drop("flow_days"), spread.select("flow_days")
+    position = _positions(investor_flows.section_of(bars, series), series, ["section", "date"])
+    values = _evaluate(series, features, "section").select(pl.all().gather(position))
+    return values, series.select(flow_days=pl.col("days_since").gather(position))
 
 
 def _refuse_absent(features: Sequence[Feature], tables: Mapping[str, pl.DataFrame | None]) -> None:
@@ -209,50 +289,55 @@ def _refuse_duplicates(table: str, frame: pl.DataFrame, key: list[str]) -> None:
 
 
 def _stock_bars(prices: pl.DataFrame, listings: pl.DataFrame) -> pl.DataFrame:
-    """Prices sorted by (code, date) with ``return_1d`` and the listing's columns."""
-    own_return = simple_return(pl.col("close"), 1).over("code")
-    columns = ["code", "sector", "shares_outstanding"]
-    if "market" in listings.columns:
-        columns.append("market")
-    return (
-        prices.select(BAR_COLUMNS)
-        .sort("code", "date")
-        .with_columns(return_1d=own_return)
-        .join(
-            listings.select(columns),
-            on="code",
-            how="left",
-            maintain_order="left",
-        )
+    """Prices sorted by (code, date) with ``bar``, ``return_1d`` and the listing's columns."""
+    bars = prices.select(BAR_COLUMNS)
+    if not _rises(bars):
+        bars = bars.sort("code", "date")
+        if not _rises(bars):
+            _refuse_duplicates("prices", bars, ["date", "code"])
+    first = _first_of_code(bars["code"])
+    columns = [name for name in LISTING_COLUMNS if name in listings.columns]
+    listed = (
+        bars.select("code")
+        .filter(pl.Series(first))
+        .join(listings.select("code", *columns), on="code", how="left", maintain_order="left")
     )
+    stock = pl.Series(np.cumsum(first) - 1)
+    return bars.with_columns(
+        bar_numbers(first), *(listed[name].gather(stock) for name in columns)
+    ).with_columns(return_1d=simple_return(pl.col("close"), 1))
 
 
-def _evaluate(
-    series: pl.DataFrame, features: Sequence[Feature], scope: Scope, over: str | None = None
-) -> pl.DataFrame:
+def _rises(bars: pl.DataFrame) -> bool:
+    """Whether the rows are sorted by (code, date) and no key stands twice."""
+    before = bars.select(pl.col("date", "code").shift(1).name.suffix("_before"))
+    code, date = pl.col("code"), pl.col("date")
+    later = (code > pl.col("code_before")) | (
+        (code == pl.col("code_before")) & (date > pl.col("date_before"))
+    )
+    return bool(bars.select("date", "code").hstack(before).select(later.all()).item())
+
+
+def _first_of_code(code: pl.Series) -> Bool[np.ndarray, " rows"]:
+    """Whether a row is the first of its code, in rows sorted by code."""
+    return (code != code.shift(1)).fill_null(True).to_numpy()
+
+
+def _evaluate(series: pl.DataFrame, features: Sequence[Feature], scope: Scope) -> pl.DataFrame:
     """The features of one scope on their series, as finite Float32 or null.
 
     Division by zero is guarded where it can happen; the last step here also turns into null what
     overflows Float32, so that nothing but numbers and nulls reaches the table.
     """
     values = series.select(
-        (feature.expression.over(over) if over else feature.expression)
-        .cast(pl.Float32)
-        .alias(feature.name)
+        feature.expression.cast(pl.Float32).alias(feature.name)
         for feature in features
         if feature.scope == scope
     )
     return values.select(pl.when(pl.all().is_finite()).then(pl.all()))
 
 
-def _spread(
-    bars: pl.DataFrame, values: pl.DataFrame, series: pl.DataFrame, key: list[str]
-) -> pl.DataFrame:
-    """Values of a market or sector series, on every stock row with the same key."""
-    if not values.columns:
-        return values
-    return (
-        bars.select(key)
-        .join(series.select(key).hstack(values), on=key, how="left", maintain_order="left")
-        .drop(key)
-    )
+def _positions(bars: pl.DataFrame, series: pl.DataFrame, key: list[str]) -> pl.Series:
+    """Where in a market or sector series each bar's value stands; null where there is none."""
+    placed = series.select(key).with_row_index("position")
+    return bars.select(key).join(placed, on=key, how="left", maintain_order="left")["position"]

@@ -6,7 +6,10 @@ thousand: a plain loop over them is quick enough.
 """
 
 import datetime as dt
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import polars as pl
@@ -35,22 +38,26 @@ SCORES = (
 )  # fmt: skip
 
 
-def section_series(flows: pl.DataFrame, calendar: pl.Series) -> pl.DataFrame:
+def section_series(
+    flows: pl.DataFrame, calendar: pl.Series, since: dt.date | None = None
+) -> pl.DataFrame:
     """Each section's flow scores on each trading date.
 
     Args:
         flows: The ``raw_investor_flows`` table. It carries no time of day: a publication counts
             from the day after ``published_on``.
         calendar: Trading dates, rising.
+        since: Only dates from this one on; publications that count no more by then are not scored.
 
     Returns:
         ``section, date``, the columns of SCORES and ``days_since`` (trading days since the newest
         week first counted; 0 on that day), sorted by (section, date). Null before the first
         publication, and SCORES more than ``STALE_DAYS`` after the last.
     """
-    known = _publications(flows)
+    known = _publications(flows, since)
+    dates = calendar if since is None else calendar.filter(calendar >= since)
     grid = known.select(pl.col("section").unique().sort()).join(
-        pl.DataFrame({"date": calendar}), how="cross", maintain_order="left_right"
+        pl.DataFrame({"date": dates}), how="cross", maintain_order="left_right"
     )
     at = newest_known(grid, known, by="section")
     age = trading_day_numbers(grid["date"], calendar) - (
@@ -75,13 +82,17 @@ def section_of(bars: pl.DataFrame, series: pl.DataFrame) -> pl.DataFrame:
     return bars.select(section.alias("section"), "date")
 
 
-def _publications(flows: pl.DataFrame) -> pl.DataFrame:
-    """One row per section and day of publication, with the SCORES of the newest week by then."""
+def _publications(flows: pl.DataFrame, since: dt.date | None) -> pl.DataFrame:
+    """One row per section and day of publication, with the SCORES of the newest week by then.
+
+    Args:
+        since: Leaves out publications that another one has followed before this date.
+    """
     ordered = flows.sort("section", "published_on", maintain_order=True)
     rows = [
         (section, day, newest, *_scores(figures))
         for (section,), table in ordered.group_by("section", maintain_order=True)
-        for day, newest, figures in _as_published(table)
+        for day, newest, figures in _as_published(table, since)
     ]
     names = ("section", "published_on", "newest_published_on", *SCORES)
     types = (pl.String, pl.Date, pl.Date, *[pl.Float64] * len(SCORES))
@@ -93,15 +104,21 @@ def _publications(flows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _as_published(
-    table: pl.DataFrame,
+    table: pl.DataFrame, since: dt.date | None
 ) -> Iterator[tuple[dt.date, dt.date, Float[np.ndarray, "figures weeks"]]]:
     """Per day of publication: the day, when the newest week came out, all weeks as known then."""
     weeks: dict[dt.date, list[float]] = {}
     first_published: dict[dt.date, dt.date] = {}
-    for (day,), rows in table.group_by("published_on", maintain_order=True):
-        for week, *figures in rows.select("last_date", *FIGURES).iter_rows():
+    days = table["published_on"].to_list()
+    for day, rows in groupby(
+        table.select("published_on", "last_date", *FIGURES).iter_rows(), key=itemgetter(0)
+    ):
+        for _, week, *figures in rows:
             weeks[week] = figures
             first_published.setdefault(week, day)
+        following = bisect_right(days, day)
+        if since is not None and following < len(days) and days[following] < since:
+            continue
         latest = sorted(weeks)[-2 * WEEKS :]
         known = np.array([weeks[week] for week in latest], dtype=np.float64).T
         yield day, first_published[latest[-1]], known

@@ -3,12 +3,15 @@
 All are free of the price's unit (ratios to the price or to a band), so that they compare across
 stocks. Windowed ones are null until their window is full. Exponential ones are recursive from the
 series' first bar (``adjust=False``) and null until ``span`` bars were seen: their value depends on
-where the history starts, by less than ``(1 - 2/(span+1))**n`` after ``n`` bars.
+where the history starts, by less than ``(1 - 2/(span+1))**n`` after ``n`` bars. They are the only
+expressions here that read one series and no ``bar``: what applies them goes over each series whole
+(``features.Step``).
 """
 
 import polars as pl
 
 from atft_pipeline.transforms.returns import ratio
+from atft_pipeline.transforms.windows import window_max, window_mean, window_min, window_std
 
 BAND_BARS = 20
 BAND_WIDTH = 2.0
@@ -20,19 +23,14 @@ def exponential_average(value: pl.Expr, span: int) -> pl.Expr:
     return value.ewm_mean(span=span, adjust=False, min_samples=span)
 
 
-def exponential_average_to_price(price: pl.Expr, span: int) -> pl.Expr:
-    """``ema / price - 1``: above zero where the average stands above the price."""
-    return ratio(exponential_average(price, span), price) - 1.0
-
-
 def price_to_average(price: pl.Expr, bars: int) -> pl.Expr:
     """``price / mean(price over bars) - 1``."""
-    return ratio(price, price.rolling_mean(bars)) - 1.0
+    return ratio(price, window_mean(price, bars)) - 1.0
 
 
 def average_gap(price: pl.Expr, fast: int, slow: int) -> pl.Expr:
     """``mean(price over fast) / mean(price over slow) - 1``, simple averages."""
-    return ratio(price.rolling_mean(fast), price.rolling_mean(slow)) - 1.0
+    return ratio(window_mean(price, fast), window_mean(price, slow)) - 1.0
 
 
 def bollinger_position(price: pl.Expr) -> pl.Expr:
@@ -41,42 +39,57 @@ def bollinger_position(price: pl.Expr) -> pl.Expr:
     ``(price - (m - 2s)) / 4s`` with the mean ``m`` and population standard deviation ``s`` of 20
     bars. Bollinger, "Bollinger on Bollinger Bands" (2001). Null where the 20 prices are equal.
     """
-    mean = price.rolling_mean(BAND_BARS)
-    half = BAND_WIDTH * price.rolling_std(BAND_BARS, ddof=0)
+    mean = window_mean(price, BAND_BARS)
+    half = BAND_WIDTH * window_std(price, BAND_BARS, ddof=0)
     return ratio(price - mean + half, 2.0 * half, floor=mean * 1e-9)
 
 
 def bollinger_width(price: pl.Expr) -> pl.Expr:
     """Bollinger's BandWidth: ``4s / m`` of 20 bars (population standard deviation)."""
-    std = price.rolling_std(BAND_BARS, ddof=0)
-    return ratio(2.0 * BAND_WIDTH * std, price.rolling_mean(BAND_BARS))
+    std = window_std(price, BAND_BARS, ddof=0)
+    return ratio(2.0 * BAND_WIDTH * std, window_mean(price, BAND_BARS))
 
 
-def relative_strength_index(price: pl.Expr, bars: int) -> pl.Expr:
+def average_gain(price: pl.Expr, bars: int) -> pl.Expr:
+    """Wilder's smoothed rise of the price: ``g[t] = g[t-1] + (gain[t] - g[t-1]) / bars``.
+
+    Started on the first change (he starts on the mean of the first ``bars`` changes; the two meet
+    as history grows).
+    """
+    gain = price.diff().clip(lower_bound=0.0)
+    return gain.ewm_mean(alpha=1.0 / bars, adjust=False, min_samples=bars)
+
+
+def average_loss(price: pl.Expr, bars: int) -> pl.Expr:
+    """The same of the price's falls, counted above zero."""
+    return average_gain(-price, bars)
+
+
+def relative_strength_index(gain: pl.Expr, loss: pl.Expr) -> pl.Expr:
     """RSI in 0..100: ``100 g / (g + l)`` of the averaged gains ``g`` and losses ``l``.
 
-    Wilder, "New Concepts in Technical Trading Systems" (1978), with his smoothing
-    ``g[t] = g[t-1] + (gain[t] - g[t-1]) / bars`` started on the first change (he starts on the mean
-    of the first ``bars`` changes; the two meet as history grows). Null where nothing has moved.
+    Wilder, "New Concepts in Technical Trading Systems" (1978). Null where nothing has moved.
     """
-    change = price.diff()
-
-    def smoothed(value: pl.Expr) -> pl.Expr:
-        return value.ewm_mean(alpha=1.0 / bars, adjust=False, min_samples=bars)
-
-    gain = smoothed(change.clip(lower_bound=0.0))
-    loss = smoothed((-change).clip(lower_bound=0.0))
     return 100.0 * ratio(gain, gain + loss)
 
 
-def macd_histogram(price: pl.Expr) -> pl.Expr:
-    """``(macd - signal) / price``: macd = EMA12 - EMA26, signal = EMA9 of macd.
+def macd(price: pl.Expr) -> pl.Expr:
+    """EMA12 - EMA26; from bar 26 on."""
+    return exponential_average(price, 12) - exponential_average(price, 26)
+
+
+def macd_signal(price: pl.Expr) -> pl.Expr:
+    """EMA9 of the macd, started on the first one, bar 26; from bar 34 on."""
+    return exponential_average(macd(price), 9)
+
+
+def macd_histogram(line: pl.Expr, signal: pl.Expr, price: pl.Expr) -> pl.Expr:
+    """``(macd - signal) / price``, from both of the same price.
 
     Appel, "Technical Analysis: Power Tools for Active Investors" (2005). Divided by the price so
-    that stocks compare. The signal starts on the first macd, bar 26; first value on bar 34.
+    that stocks compare.
     """
-    macd = exponential_average(price, 12) - exponential_average(price, 26)
-    return ratio(macd - exponential_average(macd, 9), price)
+    return ratio(line - signal, price)
 
 
 def stochastic_k(high: pl.Expr, low: pl.Expr, close: pl.Expr, bars: int) -> pl.Expr:
@@ -85,5 +98,5 @@ def stochastic_k(high: pl.Expr, low: pl.Expr, close: pl.Expr, bars: int) -> pl.E
     Lane, "Lane's Stochastics", Technical Analysis of Stocks & Commodities 2(3) (1984). Null where
     the range is zero.
     """
-    lowest = low.rolling_min(bars)
-    return 100.0 * ratio(close - lowest, high.rolling_max(bars) - lowest)
+    lowest = window_min(low, bars)
+    return 100.0 * ratio(close - lowest, window_max(high, bars) - lowest)

@@ -3,6 +3,7 @@
 import polars as pl
 
 from atft_pipeline.transforms.returns import ratio
+from atft_pipeline.transforms.windows import window_mean
 
 
 def volume_ratio(volume: pl.Expr, bars: int) -> pl.Expr:
@@ -10,7 +11,7 @@ def volume_ratio(volume: pl.Expr, bars: int) -> pl.Expr:
 
     ``volume`` is split-adjusted, so a split does not look like a burst of trading.
     """
-    return ratio(volume, volume.rolling_mean(bars))
+    return ratio(volume, window_mean(volume, bars))
 
 
 def turnover_rate(turnover: pl.Expr, raw_close: pl.Expr, shares_outstanding: pl.Expr) -> pl.Expr:

@@ -5,11 +5,20 @@ joined to the stocks. Relation features run over a stock's own bars, with the ma
 the same dates beside them.
 """
 
+import numpy as np
 import polars as pl
 
 from atft_pipeline.transforms.cross_section import equal_weighted_return
 from atft_pipeline.transforms.indicators import average_gap, exponential_average
 from atft_pipeline.transforms.returns import ratio, simple_return, volatility
+from atft_pipeline.transforms.windows import (
+    bar_numbers,
+    window_covariance,
+    window_max,
+    window_mean,
+    window_std,
+    window_var,
+)
 
 YEAR_BARS = 252
 MIN_YEAR_BARS = 60
@@ -33,7 +42,7 @@ def index_name(indices: pl.DataFrame) -> str | None:
 
 
 def market_series(bars: pl.DataFrame, indices: pl.DataFrame) -> pl.DataFrame:
-    """The market by date: ``date, level, return_1d, return_5d, gap_5_20``.
+    """The market by date: ``date, bar, level, return_1d, return_5d, gap_5_20``.
 
     From the first index (:func:`index_name`) where there is one; a date that it lacks has no market
     value. Otherwise derived: the mean return of the date's stocks, equally weighted, and the growth
@@ -45,18 +54,16 @@ def market_series(bars: pl.DataFrame, indices: pl.DataFrame) -> pl.DataFrame:
     """
     name = index_name(indices)
     if name is None:
-        series = equal_weighted_return(bars, ["date"])
+        series, own_return = equal_weighted_return(bars, ["date"]), pl.col("return_1d")
     else:
-        series = (
-            indices.filter(pl.col("index") == name)
-            .sort("date")
-            .select("date", level=pl.col("close"), return_1d=simple_return(pl.col("close"), 1))
-        )
+        series = indices.filter(pl.col("index") == name).sort("date").rename({"close": "level"})
+        own_return = simple_return(pl.col("level"), 1)
     level = pl.col("level")
-    return series.select(
+    return series.with_columns(bar_numbers(np.arange(series.height) == 0)).select(
         "date",
+        "bar",
         "level",
-        "return_1d",
+        own_return.alias("return_1d"),
         return_5d=simple_return(level, 5),
         gap_5_20=average_gap(level, 5, 20),
     )
@@ -64,14 +71,14 @@ def market_series(bars: pl.DataFrame, indices: pl.DataFrame) -> pl.DataFrame:
 
 def bull_market(level: pl.Expr, bars: int = 200) -> pl.Expr:
     """1 where the level is above its mean over ``bars`` bars, else 0."""
-    return (level > level.rolling_mean(bars)).cast(pl.Float64)
+    return (level > window_mean(level, bars)).cast(pl.Float64)
 
 
 def high_volatility(one_bar_return: pl.Expr) -> pl.Expr:
     """1 where 20-day volatility is over a standard deviation above its trailing-year mean."""
     current = volatility(one_bar_return, 20)
-    mean = current.rolling_mean(YEAR_BARS, min_samples=MIN_YEAR_BARS)
-    std = current.rolling_std(YEAR_BARS, min_samples=MIN_YEAR_BARS, ddof=1)
+    mean = window_mean(current, YEAR_BARS, MIN_YEAR_BARS)
+    std = window_std(current, YEAR_BARS, min_samples=MIN_YEAR_BARS)
     return (current > mean + std).cast(pl.Float64)
 
 
@@ -80,7 +87,7 @@ def drawdown_from_peak(level: pl.Expr) -> pl.Expr:
 
     The peak is that of the last 252 bars up to today, never of the whole history.
     """
-    return ratio(level, level.rolling_max(YEAR_BARS, min_samples=MIN_YEAR_BARS)) - 1.0
+    return ratio(level, window_max(level, YEAR_BARS, MIN_YEAR_BARS)) - 1.0
 
 
 def exponential_slope(level: pl.Expr, span: int, bars: int) -> pl.Expr:
@@ -99,14 +106,8 @@ def beta(stock_return: pl.Expr, market_return: pl.Expr) -> pl.Expr:
     Null where the market did not move. After a halt the stock's return spans several market days.
     """
     own = _paired(stock_return, market_return)
-    covariance = _covariance(own, market_return)
-    return ratio(covariance, market_return.rolling_var(BETA_BARS, ddof=0), VARIANCE_FLOOR)
-
-
-def _covariance(own: pl.Expr, market_return: pl.Expr) -> pl.Expr:
-    """Population covariance of the last 60 pairs."""
-    product = (own * market_return).rolling_mean(BETA_BARS)
-    return product - own.rolling_mean(BETA_BARS) * market_return.rolling_mean(BETA_BARS)
+    covariance = window_covariance(own, market_return, BETA_BARS)
+    return ratio(covariance, window_var(market_return, BETA_BARS), VARIANCE_FLOOR)
 
 
 def alpha(stock_return: pl.Expr, market_return: pl.Expr, stock_beta: pl.Expr) -> pl.Expr:
@@ -117,19 +118,18 @@ def alpha(stock_return: pl.Expr, market_return: pl.Expr, stock_beta: pl.Expr) ->
 def idiosyncratic_share(stock_return: pl.Expr, market_return: pl.Expr) -> pl.Expr:
     """Residual over total volatility, ``sqrt(1 - corr(r, m)^2)`` of 60 bars, in 0..1."""
     own = _paired(stock_return, market_return)
-    covariance = _covariance(own, market_return)
-    market_variance = market_return.rolling_var(BETA_BARS, ddof=0)
-    own_variance = own.rolling_var(BETA_BARS, ddof=0)
+    covariance = window_covariance(own, market_return, BETA_BARS)
+    market_variance = window_var(market_return, BETA_BARS)
+    own_variance = window_var(own, BETA_BARS)
     explained = ratio(
         ratio(covariance.pow(2), market_variance, VARIANCE_FLOOR), own_variance, VARIANCE_FLOOR
     )
     return (1.0 - explained).clip(0.0, 1.0).sqrt()
 
 
-def beta_stability(stock_return: pl.Expr, market_return: pl.Expr) -> pl.Expr:
+def beta_stability(stock_beta: pl.Expr) -> pl.Expr:
     """``1 / (1 + std(beta over 60 bars))``: near 1 where the 60-day beta hardly moved."""
-    spread = beta(stock_return, market_return).rolling_std(BETA_BARS, ddof=1)
-    return 1.0 / (1.0 + spread)
+    return 1.0 / (1.0 + window_std(stock_beta, BETA_BARS))
 
 
 def trend_alignment(stock_gap: pl.Expr, market_gap: pl.Expr) -> pl.Expr:

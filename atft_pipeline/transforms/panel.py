@@ -2,6 +2,7 @@
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from atft_model.data.panel import Panel
 from atft_model.data.splits import Split, SplitConfig, split_dates
@@ -10,6 +11,9 @@ from atft_pipeline.transforms.features import Feature
 from atft_pipeline.transforms.targets import HORIZONS
 
 UNKNOWN = "unknown"
+
+ROWS_AT_A_TIME = 4096
+"""Of the feature table: 1.3 MB of 82 features, which a core's cache holds."""
 
 
 def trading_calendar(prices: pl.DataFrame) -> list:
@@ -38,6 +42,7 @@ def build_panel(
     prices: pl.DataFrame, universe: pl.DataFrame, targets: pl.DataFrame,
     features: pl.DataFrame, normalized: pl.DataFrame, contract: tuple[Feature, ...],
     listings: pl.DataFrame, split: Split, source: str, inputs: dict[str, str] | None = None,
+    values: np.ndarray | None = None,
 ) -> Panel:  # fmt: skip
     """Dense arrays over the calendar × all codes with prices.
 
@@ -46,16 +51,14 @@ def build_panel(
         normalized: Read for the cross-section features and the flags.
         contract: The features to keep, in order.
         inputs: Content hash of each table, for the manifest.
+        values: The feature array, where it is there already (``panel_extension``).
     """
     calendar = trading_calendar(prices)
-    codes = prices["code"].unique().sort().to_list()
-    shape = (len(calendar), len(codes))
+    codes = panel_codes(prices)
     place = _Places(calendar, codes)
     close = place.grid(prices, "close")
-    values = np.full((*shape, len(contract)), np.nan, dtype=np.float32)
-    for position, feature in enumerate(contract):
-        table = features if feature.normalizer == "time_series" else normalized
-        values[..., position] = place.grid(table, feature.name)
+    if values is None:
+        values = feature_array(feature_rows(features, normalized, contract), calendar, codes)
     goals = np.stack([place.grid(targets, f"target_{h}d") for h in HORIZONS], axis=-1)
     sector, sectors = _groups(listings, "sector", codes)
     market, markets = _groups(listings, "market", codes)
@@ -80,28 +83,88 @@ def build_panel(
     )
 
 
+def panel_codes(prices: pl.DataFrame) -> list[str]:
+    """The stocks of the panel, in order."""
+    return prices["code"].unique().sort().to_list()
+
+
+def feature_array(
+    rows: pl.DataFrame, calendar: list, codes: list[str]
+) -> Float[np.ndarray, "dates stocks features"]:
+    """Rows of features as a dense float32 array; NaN where there is no row or a null.
+
+    Args:
+        rows: From :func:`feature_rows`, on dates of ``calendar``.
+        calendar: Dates of the array.
+        codes: Stocks of the array.
+    """
+    names = rows.columns[2:]
+    values = np.full((len(calendar), len(codes), len(names)), np.nan, dtype=np.float32)
+    if calendar:
+        _Places(calendar, codes).scatter(rows, [rows[name] for name in names], values)
+    return values
+
+
+def feature_rows(
+    features: pl.DataFrame, normalized: pl.DataFrame, contract: tuple[Feature, ...]
+) -> pl.DataFrame:
+    """``date, code`` and what the panel holds of each feature, in the contract's order.
+
+    Raises:
+        InputError: They differ: one of them was built from other prices.
+    """
+    keys = features.select("date", "code")
+    if not keys.equals(normalized.select("date", "code")):
+        raise InputError(
+            f"normalized_features: {normalized.height:,} rows that are not those of features "
+            f"({features.height:,}); materialize normalized_features and all that follows"
+        )
+    columns = [
+        (features if feature.normalizer == "time_series" else normalized)[feature.name]
+        for feature in contract
+    ]
+    return keys.hstack(columns)
+
+
 class _Places:
     """Where each (date, code) lies in a grid."""
 
     def __init__(self, calendar: list, codes: list[str]) -> None:
-        self.dates = pl.DataFrame({"date": calendar, "row": np.arange(len(calendar))})
-        self.codes = pl.DataFrame({"code": codes, "column": np.arange(len(codes))})
+        days = pl.Series(calendar, dtype=pl.Date).to_physical().to_numpy()
+        self.first_day = int(days[0])
+        self.row = np.zeros(int(days[-1]) - self.first_day + 1, dtype=np.int64)
+        self.row[days - self.first_day] = np.arange(len(days))
+        self.codes = pl.Enum(codes)
         self.shape = (len(calendar), len(codes))
-        self._last: tuple[pl.DataFrame, np.ndarray, np.ndarray] | None = None
+        self._last: tuple[pl.DataFrame, np.ndarray] | None = None
 
     def grid(self, table: pl.DataFrame, column: str) -> np.ndarray:
         """One column as float64 [dates, stocks]; NaN where the table has no row or a null."""
-        if self._last is None or self._last[0] is not table:
-            where = (
-                table.select("date", "code")
-                .join(self.dates, on="date", how="left", maintain_order="left")
-                .join(self.codes, on="code", how="left", maintain_order="left")
-            )
-            self._last = (table, where["row"].to_numpy(), where["column"].to_numpy())
-        _, rows, columns = self._last
         result = np.full(self.shape, np.nan)
-        result[rows, columns] = table[column].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        result.reshape(-1)[self._cells(table)] = table[column].cast(pl.Float64).to_numpy()
         return result
+
+    def scatter(self, keys: pl.DataFrame, columns: list[pl.Series], into: np.ndarray) -> None:
+        """Columns of the rows ``keys`` into an array [dates, stocks, columns]; null is NaN.
+
+        Some rows at a time, all columns of them: a cell's columns lie side by side, and one column
+        after the other would go through the whole array for each.
+        """
+        cells = self._cells(keys)
+        values = [column.to_numpy() for column in columns]
+        target = into.reshape(-1, len(columns))
+        for start in range(0, len(cells), ROWS_AT_A_TIME):
+            rows = slice(start, start + ROWS_AT_A_TIME)
+            target[cells[rows]] = np.stack([column[rows] for column in values], axis=1)
+
+    def _cells(self, table: pl.DataFrame) -> np.ndarray:
+        """Each row's place in the flattened grid; int64 [rows]"""
+        if self._last is None or self._last[0] is not table:
+            row = self.row[table["date"].to_physical().to_numpy() - self.first_day]
+            column = table["code"].cast(self.codes).to_physical().to_numpy()
+            cells = row * self.shape[1] + column
+            self._last = (table, cells)
+        return self._last[1]
 
 
 def _since_last_bar(close: np.ndarray) -> np.ndarray:

@@ -8,18 +8,22 @@ features are null there, and the mask ``is_sec_cs_valid`` says so.
 import polars as pl
 
 from atft_pipeline.transforms.cross_section import equal_weighted_return
+from atft_pipeline.transforms.windows import bar_numbers
 
 MIN_SECTOR_STOCKS = 5
 
 
 def sector_series(bars: pl.DataFrame) -> pl.DataFrame:
-    """``sector, date, members, return_1d, level``, sorted by (sector, date).
+    """``sector, date, bar, members, return_1d, level``, sorted by (sector, date).
 
     Args:
         bars: Stock bars sorted by (code, date), with ``sector`` (null where unknown: such stocks
             count in no sector) and ``return_1d``.
     """
-    return equal_weighted_return(bars.filter(pl.col("sector").is_not_null()), ["sector", "date"])
+    members = bars.select("sector", "date", "return_1d").filter(pl.col("sector").is_not_null())
+    series = equal_weighted_return(members, ["sector", "date"])
+    first = (series["sector"] != series["sector"].shift(1)).fill_null(True)
+    return series.with_columns(bar_numbers(first.to_numpy()))
 
 
 def where_enough_members(value: pl.Expr, members: pl.Expr) -> pl.Expr:

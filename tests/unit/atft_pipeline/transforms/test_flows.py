@@ -280,8 +280,8 @@ def test_a_week_used_on_the_day_of_its_publication_is_seen(
 ) -> None:
     honest = flows._publications
 
-    def leaking(table: pl.DataFrame) -> pl.DataFrame:
-        return honest(table).with_columns(counts_from="published_on")
+    def leaking(table: pl.DataFrame, since: dt.date | None) -> pl.DataFrame:
+        return honest(table, since).with_columns(counts_from="published_on")
 
     monkeypatch.setattr(flows, "_publications", leaking)
     assert not all(_past_is_unchanged(day) for day in _days_of_publication())

@@ -6,7 +6,7 @@ from atft_pipeline.transforms.liquidity import turnover_rate, volume_ratio
 
 
 def test_volume_ratio_waits_for_its_window_and_is_null_without_volume() -> None:
-    volume = pl.DataFrame({"volume": [1.0, 3.0, 0.0, 0.0]})
+    volume = pl.DataFrame({"bar": [1, 2, 3, 4], "volume": [1.0, 3.0, 0.0, 0.0]})
     ratio = volume.select(x=volume_ratio(pl.col("volume"), 2))["x"].to_list()
     assert ratio == [None, 1.5, 0.0, None]
 

@@ -50,7 +50,7 @@ def test_the_index_is_the_first_name_on_the_earliest_date() -> None:
 
 
 def test_drawdown_looks_back_one_year_only() -> None:
-    level = pl.DataFrame({"level": [200.0] + [100.0] * 300})
+    level = pl.DataFrame({"bar": range(1, 302), "level": [200.0] + [100.0] * 300})
     fall = level.select(x=drawdown_from_peak(pl.col("level")))["x"]
     assert fall.null_count() == 59
     assert fall[251] == -0.5
@@ -58,7 +58,8 @@ def test_drawdown_looks_back_one_year_only() -> None:
 
 
 def _relation(stock: list[float], market: list[float | None], expression: pl.Expr) -> pl.Series:
-    return pl.DataFrame({"r": stock, "m": market}).select(x=expression)["x"]
+    bars = pl.DataFrame({"bar": range(1, len(stock) + 1), "r": stock, "m": market})
+    return bars.select(x=expression)["x"]
 
 
 def test_a_stock_that_is_the_market_twice_has_beta_two_and_nothing_of_its_own() -> None:

@@ -14,7 +14,8 @@ from atft_pipeline.transforms.returns import (
 
 
 def _apply(expression: pl.Expr, **columns: list[float | None]) -> list[float | None]:
-    return pl.DataFrame(columns).select(x=expression)["x"].to_list()
+    bars = pl.DataFrame(columns).with_columns(bar=pl.int_range(1, pl.len() + 1))
+    return bars.select(x=expression)["x"].to_list()
 
 
 def test_ratio_is_null_at_zero_and_at_the_floor() -> None:
