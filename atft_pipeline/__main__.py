@@ -119,7 +119,7 @@ def walk_forward(
     """
     storage = storage_of(config)
     if not (storage.graph / "current.json").exists():
-        result = materialize("*key:stock_graph", config, instance)
+        result = materialize("*stock_graph", config, instance)
         yield result
         if not result.success:
             return

@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from atft_pipeline.__main__ import exit_code, materialize
+from atft_pipeline.__main__ import UNPARTITIONED, exit_code, materialize
 
 # One run of dates per step: 20 readings an epoch are the least that is evidence. On a market free
 # of signal so small a step's gradient is noise, and the loss needs a few epochs to fall.
@@ -71,7 +71,7 @@ def tables(tmp_path_factory) -> Path:
 def whole(tmp_path_factory) -> tuple[Path, dg.ExecuteInProcessResult]:
     """A data dir with everything, and the result of the run that made it."""
     data_dir = tmp_path_factory.mktemp("whole")
-    return data_dir, _run("*", data_dir, trained_model=SMALL_MODEL)
+    return data_dir, _run(UNPARTITIONED, data_dir, trained_model=SMALL_MODEL)
 
 
 @pytest.fixture
