@@ -224,9 +224,11 @@ def _warnings(first: EvaluatedRun, second: EvaluatedRun) -> list[str]:
             "The panels differ: features, universe or split may be others. Figures are of the "
             "dates that both have."
         )
-    for part in ("train", "test"):
-        if first.record["split"][part] != second.record["split"][part]:
-            notes.append(f"The {part} dates differ.")
+    notes += [
+        f"The {part} dates differ."
+        for part in ("train", "test")
+        if first.record["split"][part] != second.record["split"][part]
+    ]
     if first.record["checkpoint_hash"] == second.record["checkpoint_hash"]:
         notes.append("The weights are the same.")
     return notes

