@@ -17,6 +17,7 @@ from atft_pipeline.__main__ import exit_code, failures, materialize, walk_forwar
 DATA_SET = "synthetic"
 QUARTERS = ("2016-Q2", "2016-Q3")
 POOLED = "walk_forward_evaluation"
+FEW_DRAWS = {"portfolio": {"random_draws": 4, "shuffles": 4}}
 
 
 def _figure(result: dg.ExecuteInProcessResult, check: str) -> tuple[bool, str]:
@@ -56,7 +57,7 @@ def folds(whole_copy) -> Path:
 
 def test_pooled_scores_are_judged_by_the_same_figures(folds, run):
     """Cut in two and pooled again, the figures are those of the undivided scores."""
-    result = run(POOLED, folds)
+    result = run(POOLED, folds, walk_forward_evaluation=FEW_DRAWS)
     assert exit_code(result) == 0
     assert _figure(result, "every_period_is_scored") == (True, "2 of 2 periods; all 2")
     assert _figure(result, "folds_match_checkpoints")[0]
@@ -88,7 +89,7 @@ def test_a_missing_period_is_named_and_held_in_cash(folds, run):
     root = folds / DATA_SET
     for table in ("rolling_model", "rolling_baselines"):
         (root / table / "2016-Q2.parquet").unlink()
-    result = run(POOLED, folds)
+    result = run(POOLED, folds, walk_forward_evaluation=FEW_DRAWS)
     assert exit_code(result) == 0
     passed, words = _figure(result, "every_period_is_scored")
     assert not passed
