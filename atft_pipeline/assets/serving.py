@@ -167,7 +167,7 @@ def latest_scores(
     opened = read_panel(panel)
     long = scores_of_run(context, storage, folder, panel, stock_graph, ("--newest",))
     table = ranked(long, opened, failed, skill_not_shown(folder))
-    scored = table["date"].max() if table.height else opened.dates[0]
+    scored = table["date"][0] if table.height else opened.dates[0]
     tradable = int(np.asarray(opened.tradable[opened.dates.index(scored)]).sum())
     gates = build_part(ServingGates, options)
     outcomes = [

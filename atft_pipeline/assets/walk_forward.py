@@ -159,7 +159,7 @@ def rolling_model(
     health = pl.DataFrame(pl.from_arrow(read_health(folder / "health")))
     gates = build(TrainingGates, options.get("gates", {}))
     outcomes = [*model_outcomes(folder, gates), splits_are_purged(opened)]
-    frame = None
+    frame = baselines = None
     if not any(outcome.stops for outcome in outcomes):
         scores = scores_of_run(context, storage, folder, panel, stock_graph)
         baselines = baseline_table(opened, planted_return(storage), context.log.info)
@@ -172,7 +172,7 @@ def rolling_model(
         ]
         frame = scores.filter(pl.col("part") == "test")
     stopped = [outcome.name for outcome in outcomes if outcome.stops]
-    if not stopped and frame is not None:
+    if not stopped and baselines is not None:
         storage.write_part(BASELINES, period, baselines)
     # Checks that were not reached have no evidence to be judged by: failed, and saying so.
     outcomes += [_not_reached(check.name) for check in context.assets_def.check_specs
