@@ -453,12 +453,13 @@ def quantiles_from(
 
 
 def newest_scorable(panel: Panel) -> int:
-    """Position of the newest date with a trading universe.
+    """Position of the newest date with a trading universe, up to the end of the test part.
 
     Raises:
         InputError: no stock is tradable on any date.
     """
-    dates = np.flatnonzero(np.asarray(panel.tradable).any(axis=1))
+    known = np.asarray(panel.tradable[: panel.split.test[1]])
+    dates = np.flatnonzero(known.any(axis=1))
     if not dates.size:
         raise InputError("panel: no stock is tradable on any date, so there is nothing to score")
     return int(dates[-1])

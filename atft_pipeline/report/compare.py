@@ -210,8 +210,9 @@ def _in_words(d: Difference, first: str, second: str) -> str:
         return f"{d.label}: no error of the difference can be given."
     better = first if d.difference > 0 else second
     ground = f"{better} is ahead" if abs(d.t) >= 2 else "the two cannot be told apart"
+    label = d.label[0].upper() + d.label[1:]
     return (
-        f"{d.label[0].upper()}{d.label[1:]}: {ground}: first less second {gap} (t = {format_number(d.t, 1)}, {d.dates} "
+        f"{label}: {ground}: first less second {gap} (t = {format_number(d.t, 1)}, {d.dates} "
         "common dates)."
     )
 

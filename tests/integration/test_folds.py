@@ -1,6 +1,8 @@
 """A model trained on a fold: it sees nothing of its test period, and scores that alone."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.compute as pc
@@ -21,6 +23,9 @@ def _store(panel: Panel, root) -> None:
     stored = read_panel(root / "panel")
     write_graph(build_graph(stored, GraphConfig(neighbours=5)), root / "graph")
     (fold,) = plan_folds(stored, QUARTERS)[0]
+    first, last = fold.split.test
+    # Dates after the period, as every period but the last one has.
+    fold = replace(fold, split=replace(fold.split, test=(first, last - 15)))
     (root / "fold.json").write_text(json.dumps(fold.to_dict()))
 
 
@@ -50,7 +55,7 @@ def test_the_record_holds_the_folds_split_and_statistics(trained):
     panel = read_panel(root / "panel")
     fold = json.loads((root / "fold.json").read_text())
     assert record["fold"] == fold
-    assert record["split"]["test"] == [str(panel.dates[fold["test"][0]]), "2020-08-27"]
+    assert record["split"]["test"] == [str(panel.dates[fold["test"][0]]), "2020-08-12"]
     of_fold = fit_statistics(panel, tuple(fold["train"]))
     assert record["statistics"]["mean"] == pytest.approx(of_fold.mean.tolist())
     of_panel = fit_statistics(panel, panel.split.train)
@@ -63,6 +68,7 @@ def test_only_the_period_is_scored_as_test(trained):
     panel = read_panel(root / "panel")
     test = table.filter(pc.equal(table["part"], "test"))
     first, last = record["fold"]["test"]
+    assert last == len(panel.dates) - 15
     assert set(test["date"].to_pylist()) <= set(panel.dates[first:last])
     assert {"model", "model_random_graph"} == set(test["scorer"].to_pylist())
     earlier = table.filter(pc.not_equal(table["part"], "test"))
@@ -91,9 +97,23 @@ def test_weights_are_the_same_whatever_happens_in_the_test_period(trained, tmp_p
 
 
 def _with(panel: Panel, arrays: dict[str, np.ndarray]) -> Panel:
-    from dataclasses import replace
-
     return replace(panel, hash="", **arrays)
+
+
+def test_a_killed_fold_does_not_go_on_under_another_split(trained, tmp_path, capsys):
+    root, _ = trained
+    shutil.copytree(root, tmp_path / "copy")
+    folder = tmp_path / "copy" / "run"
+    (folder / "run.json").unlink()
+    assert (folder / "state.pt").exists()
+    body = json.loads((tmp_path / "copy" / "fold.json").read_text())
+    body["train"][1] -= 1
+    (tmp_path / "copy" / "fold.json").write_text(json.dumps(body))
+    command = ["train", "--panel", str(root / "panel"), "--graph", str(root / "graph"), "--out",
+               str(folder), "--preset", "quick", "--run-file", str(root / "settings.json"),
+               "--fold", str(tmp_path / "copy" / "fold.json"), "--resume"]  # fmt: skip
+    assert main(command) == 2
+    assert "cannot resume: fold" in capsys.readouterr().err
 
 
 def test_another_panel_is_refused(trained, stored_panel, tmp_path):

@@ -6,13 +6,19 @@ slow one trains both through the partitioned asset.
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
 import pytest
 
+from atft_model.data.panel import read_panel
+from atft_model.evaluation import EvaluationConfig
 from atft_pipeline.__main__ import exit_code, failures, materialize, walk_forward
+from atft_pipeline.assets.walk_forward import pooled_part, stored_folds
+from atft_pipeline.resources import Market
+from atft_pipeline.storage import Storage
 
 DATA_SET = "synthetic"
 QUARTERS = ("2016-Q2", "2016-Q3")
@@ -136,6 +142,23 @@ def test_scores_that_overlap_the_training_dates_are_refused(folds, run):
     record.write_text(json.dumps(body))
     words = _refused(run, folds, "scores_are_out_of_sample")
     assert "2016-Q3: scored from 2016-07-01" in words
+
+
+def test_nothing_can_be_held_on_days_without_scores(folds):
+    """A hole of ten dates, as a missing period leaves between two others."""
+    root = folds / DATA_SET
+    panel = read_panel(root / "panel")
+    storage = Storage(market=Market(), data_dir=str(folds), dataset=DATA_SET)
+    known = stored_folds(storage)
+    days = known["2016-Q3"].scores["date"].unique().sort()
+    hole = days[5:15].to_list()
+    scores = known["2016-Q3"].scores.filter(~pl.col("date").is_in(hole))
+    known["2016-Q3"] = replace(known["2016-Q3"], scores=scores)
+    prices = pl.read_parquet(root / "prices.parquet")
+    part = pooled_part(panel, known, EvaluationConfig(), prices, 1)
+    held = dict(zip(part.dates.astype("O").tolist(), part.tradable.any(axis=1), strict=True))
+    assert not any(held[day] for day in hole)
+    assert held[days[4]] and held[days[15]]  # noqa: PT018
 
 
 def test_a_run_that_is_gone_is_an_error_in_words(folds, run):

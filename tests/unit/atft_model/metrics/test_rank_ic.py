@@ -13,6 +13,7 @@ from atft_model.metrics.rank_ic import (
     MIN_STOCKS,
     average_ranks,
     decile_returns,
+    for_each_block,
     hit_rate,
     ic,
     icir,
@@ -228,3 +229,25 @@ def test_values_that_differ_in_their_last_bits_alone_keep_their_order() -> None:
         np.testing.assert_array_equal(average_ranks(values), stats.rankdata(values, axis=1))
     infinite = np.where(rng.random((3, 64)) < 0.2, np.inf, huge)
     np.testing.assert_array_equal(average_ranks(infinite), stats.rankdata(infinite, axis=1))
+
+
+def test_an_error_in_a_block_is_not_lost() -> None:
+    """Blocks run in threads, whose errors nobody sees unless they are asked for."""
+
+    def work(block: slice) -> None:
+        if block.start > 0:
+            raise InputError("block of later dates")
+
+    for_each_block((1, 100_000), work)
+    with pytest.raises(InputError, match="later dates"):
+        for_each_block((5, 100_000), work)
+
+
+def test_values_beyond_every_binary_order_are_ranked() -> None:
+    """Ties among the largest numbers, beside missing values: where the sort keys are cut."""
+    values = np.full((2, 40), np.nan)
+    values[0, :6] = [1e308, 1.7e308, np.inf, 1.5e308, -1.7e308, -np.inf]
+    values[1, :4] = [np.inf, 3.0, -np.inf, 2.0]
+    found = average_ranks(values)
+    assert found[0, :6].tolist() == [3, 5, 6, 4, 2, 1]
+    assert found[1, :4].tolist() == [4, 3, 1, 2]
