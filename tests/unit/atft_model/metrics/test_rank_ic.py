@@ -251,3 +251,23 @@ def test_values_beyond_every_binary_order_are_ranked() -> None:
     found = average_ranks(values)
     assert found[0, :6].tolist() == [3, 5, 6, 4, 2, 1]
     assert found[1, :4].tolist() == [4, 3, 1, 2]
+
+
+def test_the_two_zeros_are_one_value() -> None:
+    """Alone among distinct values, where no other tie leads to the slower way."""
+    values = np.array([[1.0, -0.0, 2.0, 0.0, -3.0], [1.0, -0.0, 2.0, 0.5, -3.0]])
+    assert average_ranks(values).tolist() == [[4, 2.5, 5, 2.5, 1], [4, 2, 5, 3, 1]]
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.01, 0.4])
+def test_without_ties_the_rank_ic_is_that_of_scipy(missing: float) -> None:
+    rng = np.random.default_rng(7)
+    score, target = rng.standard_normal((2, 25, 700))
+    target += 0.1 * score
+    valid = rng.random(score.shape) >= missing
+    score[rng.random(score.shape) < missing] = np.nan
+    found = rank_ic(score, target, valid)
+    for day, value in enumerate(found):
+        use = valid[day] & np.isfinite(score[day])
+        expected = stats.spearmanr(score[day][use], target[day][use]).statistic
+        assert value == pytest.approx(expected, abs=1e-12)
