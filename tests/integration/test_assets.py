@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from atft_pipeline.__main__ import exit_code, failures
+from atft_pipeline.checks.record import read_verdicts
 from atft_pipeline.transforms import normalize
 
 DATA_SET = "synthetic"
@@ -47,11 +48,17 @@ def stored(result: dg.ExecuteInProcessResult) -> set[str]:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """Every stored file; the catalog's bytes change with each refresh, rejected tables may come."""
+    """Every stored file; the catalog's bytes change with each refresh, rejected tables may come.
+
+    Verdicts on a run are left out: a failed one has to be recorded.
+    """
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.suffix != ".duckdb" and "rejected" not in path.parts
+        if path.is_file()
+        and path.suffix != ".duckdb"
+        and "rejected" not in path.parts
+        and not path.name.startswith("verdicts_")
     }
 
 
@@ -323,6 +330,11 @@ def test_predictions_of_another_run_are_refused(whole_copy, run, column):
     assert stored(result) == set()
     assert exit_code(result) == 1
     assert contents(root) == good
+    # The run is not put in use, nor scored with, before an evaluation finds it sound again.
+    name = json.loads((root / "models" / "current.json").read_text())["hash"]
+    judged = read_verdicts(root / "models" / name, "evaluation")
+    assert judged is not None
+    assert judged.failed_integrity == ("evidence_matches_checkpoint",)
 
 
 def test_a_control_of_another_run_is_refused(whole_copy, run):
