@@ -12,7 +12,7 @@ export ATFT_START_DATE ?= 2010-01-01
 export ATFT_END_DATE ?= 2015-12-31
 endif
 
-.PHONY: help run run-real test bench lint docs ui tensorboard faults clean
+.PHONY: help run walk-forward run-real test bench lint docs ui tensorboard faults clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -23,6 +23,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 run: $(VENV)/.installed  ## materialize the whole graph and print what every check found
 	$(BIN)/python -m atft_pipeline run
+
+walk-forward: $(VENV)/.installed  ## a model per test period, scored out of sample, and their report
+	$(BIN)/python -m atft_pipeline walk-forward
 
 run-real: export ATFT_SOURCE = files
 run-real: export ATFT_DATASET = nasdaq

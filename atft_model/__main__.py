@@ -47,6 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--run-file", type=Path, help="run.toml with settings over the preset")
     train.add_argument("--resolved", type=Path, help="complete config.json; nothing else applies")
     train.add_argument("--ledger", type=Path, help="append-only trial ledger to add the run to")
+    train.add_argument("--fold", type=Path, help="walk-forward fold (JSON): its split instead of "
+                       "the panel's")  # fmt: skip
     train.add_argument("--resume", action="store_true", help="go on with the run in --out that "
                        "was killed, to the same weights as if it had not been")  # fmt: skip
     train.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
@@ -60,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     predict.add_argument("--random-graph", action="store_true", help="score the test dates with "
                          "a random graph too, as a control")  # fmt: skip
+    predict.add_argument("--newest", action="store_true", help="score the newest date alone")
     predict.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     predict.set_defaults(command=run_predict)
 
@@ -120,11 +123,14 @@ def run_train(options: argparse.Namespace, reporter: Reporter) -> int:
         config = resolve(options.preset or preset or "standard", layers)
     start_logging(options.out / "train.log")
     # Imported late: bad settings are reported without waiting for torch.
+    from atft_model.data.folds import Fold
     from atft_model.run import train
 
+    fold = Fold.from_dict(json.loads(options.fold.read_text())) if options.fold else None
     record = train(
-        config, options.panel, options.graph, options.out, reporter, options.ledger, options.resume
-    )
+        config, options.panel, options.graph, options.out, reporter, options.ledger,
+        options.resume, fold,
+    )  # fmt: skip
     log = logging.getLogger("atft")
     log.info(
         "run %s: best epoch %d of %d, validation rank IC %.4f, weights %s, %.0f s",
@@ -141,7 +147,10 @@ def run_predict(options: argparse.Namespace, reporter: Reporter) -> int:
 
     from atft_model.run import predict
 
-    table = predict(options.run, options.panel, options.graph, options.device, options.random_graph)
+    table = predict(
+        options.run, options.panel, options.graph, options.device, options.random_graph,
+        options.newest,
+    )  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)
     temporary = options.out.with_name(f".{options.out.name}.{os.getpid()}.tmp")
     pq.write_table(table, temporary)

@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ from atft_model.data.batches import (
     runs_per_batch,
     usable_dates,
 )
+from atft_model.data.folds import Fold, panel_of_fold
 from atft_model.data.graph import StockGraph, read_graph
 from atft_model.data.normalizer import TimeSeriesStatistics
 from atft_model.data.panel import Panel, check_axes, fit_statistics, read_panel
@@ -100,7 +102,7 @@ def model_shape(panel: Panel) -> ModelShape:
 
 def train(
     config: RunConfig, panel_folder: Path, graph_folder: Path, folder: Path, reporter: Reporter,
-    ledger: Path | None = None, resume: bool = False,
+    ledger: Path | None = None, resume: bool = False, fold: Fold | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Trains a model into ``folder`` and returns the run record (also written to ``run.json``).
 
@@ -109,6 +111,8 @@ def train(
             one, and once only: no finished run is without its line, however it was interrupted.
         resume: Go on from the checkpoint of a run that was killed in ``folder``; from the
             beginning where it was killed before its first checkpoint.
+        fold: Train under this split instead of the panel's own; the run's scores are then those of
+            the fold's dates.
 
     Raises:
         InputError: unusable panel, graph, device or settings, a run that cannot go on, or one to
@@ -118,12 +122,16 @@ def train(
     device = choose_device(config.training.device)
     check_precision(config.training.precision, device)
     panel = read_panel(panel_folder)
+    if fold is not None:
+        panel = panel_of_fold(panel, fold)
     graph = read_graph(graph_folder, panel)
     assert_purged(panel.split, panel.horizons)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "run.json").exists():
         raise InputError(f"{folder}: a run was trained here already; give another run id")
     identity = run_identity(config, panel, graph, device)
+    of_fold = {} if fold is None else {"fold": fold.to_dict()}
+    identity |= of_fold
     state = open_checkpoint(folder, identity) if resume else None
     if state is None:
         clear_leftovers(folder)
@@ -158,6 +166,7 @@ def train(
             data.scorable[torch.from_numpy(trainer.validation_dates)].sum(dim=1).float().mean()
         ),
         "resumed": state is not None,
+        **of_fold,
     }
     if ledger is not None:
         append_trial(ledger, record)
@@ -324,6 +333,8 @@ def run_record(
         "source": panel.source,
         "features": list(panel.feature_names),
         "horizons": list(panel.horizons),
+        "sectors": list(panel.sectors),
+        "markets": list(panel.markets),
         "split": {
             part: [str(day) for day in panel.part_dates(part)] for part in panel.split.parts()
         },
@@ -386,12 +397,15 @@ def open_run(folder: Path) -> TrainedRun:
 
 def predict(
     folder: Path, panel_folder: Path, graph_folder: Path, device: str = "auto",
-    with_random_graph: bool = False,
+    with_random_graph: bool = False, newest_only: bool = False,
 ) -> pa.Table:  # fmt: skip
     """Scores of every validation and test date by the run's best weights.
 
+    A run that was trained on a fold scores the fold's validation and test dates.
+
     Args:
         with_random_graph: Also score the test dates with a random graph, as a control.
+        newest_only: Score the newest date with a trading universe alone.
 
     Returns:
         One row per (date, code, horizon): run_id, checkpoint_hash, panel_hash, part (validation or
@@ -403,12 +417,16 @@ def predict(
     """
     run = open_run(folder)
     panel = read_panel(panel_folder)
+    if "fold" in run.record:
+        panel = panel_of_fold(panel, Fold.from_dict(run.record["fold"]))
     check_axes(panel, run.record["features"], f"run {folder.name}")
+    check_groups(panel, run.record, f"run {folder.name}")
     graph = read_graph(graph_folder, panel)
     where = choose_device(device)
     model = ATFT(run.config.model, model_shape(panel)).to(where)
     model.load_state_dict(dict(run.weights))
-    quantiles = quantiles_from(panel.split.validation[0], run, model, panel, graph, where)
+    first = newest_scorable(panel) if newest_only else panel.split.validation[0]
+    quantiles = quantiles_from(first, run, model, panel, graph, where)
     table = score_table(run, panel, quantiles, "model")
     if not with_random_graph:
         return table
@@ -421,16 +439,40 @@ def predict(
 def quantiles_from(
     first: int, run: TrainedRun, model: ATFT, panel: Panel, graph: StockGraph, where: torch.device
 ) -> np.ndarray:
-    """Predicted quantiles of every date from position ``first`` on; NaN before."""
+    """Predicted quantiles of the dates from position ``first`` to the test part's end."""
     data = DevicePanel(panel, graph, run.statistics, run.scale, run.config.model.lookback, where)
     dates = data.scorable.any(dim=1).cpu().numpy()
     dates[:first] = False
+    dates[panel.split.test[1] :] = False
     windows = float(data.scorable[first:].sum(dim=1).float().mean())
     training = run.config.training
     runs = runs_per_batch(training.batch_windows, training.run_length, windows)
     log.info("scoring %d dates of %d stocks", int(dates.sum()), len(panel.codes))
     quantiles, _, _ = predict_quantiles(model, data, dates, run.config, runs)
     return quantiles
+
+
+def newest_scorable(panel: Panel) -> int:
+    """Position of the newest date with a trading universe, up to the end of the test part.
+
+    Raises:
+        InputError: no stock is tradable on any date.
+    """
+    known = np.asarray(panel.tradable[: panel.split.test[1]])
+    dates = np.flatnonzero(known.any(axis=1))
+    if not dates.size:
+        raise InputError("panel: no stock is tradable on any date, so there is nothing to score")
+    return int(dates[-1])
+
+
+def check_groups(panel: Panel, record: Mapping[str, Any], what: str) -> None:
+    """Refuses sectors or markets in another order: their embeddings would change places."""
+    for name, mine in (("sectors", panel.sectors), ("markets", panel.markets)):
+        if list(mine) != record[name]:
+            raise InputError(
+                f"{what}: trained with {len(record[name])} {name}, the panel has {len(mine)} or "
+                "others; train again"
+            )
 
 
 def score_table(run: TrainedRun, panel: Panel, quantiles: np.ndarray, scorer: str) -> pa.Table:
@@ -471,6 +513,8 @@ def append_trial(ledger: Path, record: Mapping[str, Any]) -> int:
     ledger.parent.mkdir(parents=True, exist_ok=True)
     keys = ("run_id", "finished_at", "checkpoint_hash", "panel_hash", "best_validation_rank_ic")
     line = {key: record[key] for key in keys}
+    if "fold" in record:
+        line["period"] = record["fold"]["period"]
     identity = ("run_id", "checkpoint_hash", "panel_hash")
     if ledger.exists():
         for text in ledger.read_text().splitlines():
@@ -485,8 +529,16 @@ def append_trial(ledger: Path, record: Mapping[str, Any]) -> int:
 
 
 def count_trials(ledger: Path) -> int:
-    """Trained runs on record; 0 where there is no ledger yet."""
-    return len(ledger.read_text().splitlines()) if ledger.exists() else 0
+    """Trials on record; 0 where there is no ledger yet.
+
+    Each trained run is one. The folds of a walk-forward are one together, as one strategy comes out
+    of them: as many as the period that was trained most often.
+    """
+    if not ledger.exists():
+        return 0
+    lines = [json.loads(text) for text in ledger.read_text().splitlines()]
+    periods = Counter(line["period"] for line in lines if "period" in line)
+    return len(lines) - periods.total() + max(periods.values(), default=0)
 
 
 def seed_everything(seed: int) -> None:

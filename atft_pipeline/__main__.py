@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,13 @@ from atft_pipeline.config_schema import check_run_config
 from atft_pipeline.definitions import defs
 from atft_pipeline.failures import is_failed_check
 from atft_pipeline.feature_page import features_page
+from atft_pipeline.report.compare import compare_runs
+from atft_pipeline.resources import Market
+from atft_pipeline.storage import Storage
 
 READY = "start with make run, or source activate.sh first"
+UNPARTITIONED = "not key:rolling_model+"
+"""Everything but the walk-forward, whose periods are runs of their own."""
 RED, GREEN, YELLOW, PLAIN = "\033[31m", "\033[32m", "\033[33m", "\033[0m"
 
 
@@ -32,8 +37,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m atft_pipeline", description=__doc__)
     commands = parser.add_subparsers(required=True, dest="command")
     run = commands.add_parser("run", help="materialize the graph and print a summary")
-    run.add_argument("--select", default="*", help="asset selection (default: everything)")
+    run.add_argument("--select", default=UNPARTITIONED, help="asset selection (default: all but "
+                     "the walk-forward)")  # fmt: skip
     run.add_argument("--config", type=Path, help="Dagster run config, YAML")
+    walk = commands.add_parser("walk-forward", help="train and score every test period, then judge "
+                               "all of them together")  # fmt: skip
+    walk.add_argument("--config", type=Path, help="Dagster run config, YAML")
+    walk.add_argument("--keep", action="store_true", help="leave the periods that have scores of "
+                      "the current panel as they are")  # fmt: skip
+    compare = commands.add_parser("compare", help="a page that compares two evaluated runs")
+    compare.add_argument("runs", nargs=2, metavar="RUN", help="run id: a folder in models")
     commands.add_parser("features-table", help="print docs/features.md, written from the registry")
     options = parser.parse_args(arguments)
     if options.command == "features-table":
@@ -41,15 +54,23 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     started = time.monotonic()
     try:
+        if options.command == "compare":
+            storage = storage_of({})
+            print(compare_runs(storage.models, storage.reports, *options.runs))
+            return 0
         config = read_config(options.config) if options.config else {}
         with open_instance() as instance:
-            result = materialize(options.select, config, instance)
+            if options.command == "walk-forward":
+                results = list(walk_forward(config, instance, options.keep))
+            else:
+                results = [materialize(options.select, config, instance)]
     except InputError as error:
         print(f"atft_pipeline: {error}", file=sys.stderr)
         return 2
-    print_summary(result)
+    for result in results:
+        print_summary(result)
     print(f"\n{time.monotonic() - started:.0f} s. Next: make ui")
-    return exit_code(result)
+    return max(exit_code(result) for result in results)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -85,9 +106,53 @@ def open_instance() -> dg.DagsterInstance:
         raise InputError(f"{reason}; {READY}") from None
 
 
+def walk_forward(
+    config: Mapping[str, Any], instance: dg.DagsterInstance, keep: bool = False
+) -> Iterator[dg.ExecuteInProcessResult]:
+    """Runs every period of the walk-forward, one after the other, and judges them together.
+
+    What comes before is built where it was never built, and used as it is where it was. A period
+    that fails leaves the others to run; ``walk_forward_evaluation`` then names it.
+
+    Args:
+        keep: Leave periods alone that have scores of the current panel.
+    """
+    storage = storage_of(config)
+    if not (storage.graph / "current.json").exists():
+        result = materialize("*stock_graph", config, instance)
+        yield result
+        if not result.success:
+            return
+    result = materialize("key:test_periods", config, instance)
+    yield result
+    if not result.success:
+        return
+    plan = storage.read_table("test_periods", "walk_forward_evaluation")
+    if plan.is_empty():
+        raise InputError(
+            "walk-forward: no test period has enough training dates before it; give more dates, "
+            "or lower min_train_dates of the resource walk_forward"
+        )
+    parts = storage.read_parts("rolling_model") if keep else {}
+    for period, panel_hash in plan.select("period", "panel_hash").iter_rows():
+        if period in parts and parts[period]["panel_hash"].unique().to_list() == [panel_hash]:
+            print(f"{period}: kept")
+            continue
+        yield materialize("key:rolling_model", config, instance, period)
+    yield materialize("key:walk_forward_evaluation", config, instance)
+
+
+def storage_of(config: Mapping[str, Any]) -> Storage:
+    """The storage that a run with this config uses."""
+    given = config.get("resources", {})
+    settings = {name: given.get(name, {}).get("config", {}) for name in ("market", "storage")}
+    return Storage(market=Market(**settings["market"]), **settings["storage"])
+
+
 def materialize(
-    select: str, config: Mapping[str, Any], instance: dg.DagsterInstance
-) -> dg.ExecuteInProcessResult:
+    select: str, config: Mapping[str, Any], instance: dg.DagsterInstance,
+    partition: str | None = None,
+) -> dg.ExecuteInProcessResult:  # fmt: skip
     """Runs the selection in this process.
 
     Raises:
@@ -100,6 +165,7 @@ def materialize(
     return job.execute_in_process(
         run_config=quiet | dict(config), instance=instance,
         asset_selection=selected(select, job.asset_layer.asset_graph), raise_on_error=False,
+        partition_key=partition,
     )  # fmt: skip
 
 

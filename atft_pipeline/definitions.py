@@ -3,9 +3,18 @@
 import dagster as dg
 
 from atft_pipeline import alerts
-from atft_pipeline.assets import core, evaluation, features, graph, model, raw
+from atft_pipeline.assets import (
+    core,
+    evaluation,
+    features,
+    graph,
+    model,
+    raw,
+    serving,
+    walk_forward,
+)
 from atft_pipeline.failures import console
-from atft_pipeline.resources import Lookahead, Market, SplitSettings
+from atft_pipeline.resources import Lookahead, Market, SplitSettings, WalkForward
 from atft_pipeline.storage import Storage, TableIOManager, VersionIOManager
 
 # At launch, or the I/O managers would keep the storage of import time whatever the run config says.
@@ -20,11 +29,14 @@ defs = dg.Definitions(
         *graph.ASSETS,
         *model.ASSETS,
         *evaluation.ASSETS,
+        *walk_forward.ASSETS,
+        *serving.ASSETS,
     ],
     resources={
         "market": market,
         "storage": storage,
         "split": SplitSettings(),
+        "walk_forward": WalkForward(),
         "lookahead": Lookahead(),
         "io_manager": TableIOManager(storage=storage),
         "versions": VersionIOManager(storage=storage),

@@ -12,6 +12,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
+from atft_model.data.folds import WalkForwardConfig
 from atft_model.data.splits import SplitConfig
 from atft_model.errors import InputError
 from atft_pipeline.sources.base import MarketSource
@@ -154,6 +155,43 @@ class SplitSettings(dg.ConfigurableResource):
     def config(self) -> SplitConfig:
         """The split's settings as the library knows them."""
         return SplitConfig(self.train_fraction, self.validation_fraction, self.embargo)
+
+
+class WalkForward(dg.ConfigurableResource):
+    """How the dates are cut into test periods, each with a model of its own."""
+
+    period: str | None = Field(
+        default=None, description="year or quarter. Empty: ATFT_TEST_PERIOD, else year."
+    )
+    validation_dates: int = Field(
+        default=WalkForwardConfig.validation_dates,
+        description="Trading days of validation before each test period.",
+    )
+    embargo: int = Field(
+        default=WalkForwardConfig.embargo,
+        description="Trading days left out after the purge (largest horizon + 1) of each part.",
+    )
+    min_train_dates: int = Field(
+        default=WalkForwardConfig.min_train_dates,
+        description="Training dates below which a period is not tested.",
+    )
+    train_dates: int | None = Field(
+        default=WalkForwardConfig.train_dates,
+        description="Newest training dates that are used. Empty: all that came before.",
+    )
+
+    def config(self) -> WalkForwardConfig:
+        """The settings as the library knows them.
+
+        Raises:
+            InputError: no such period.
+        """
+        period = self.period or os.environ.get("ATFT_TEST_PERIOD") or WalkForwardConfig.period
+        if period not in ("year", "quarter"):
+            raise InputError(f"ATFT_TEST_PERIOD is {period!r}; expected year or quarter")
+        return WalkForwardConfig(
+            period, self.validation_dates, self.embargo, self.min_train_dates, self.train_dates
+        )
 
 
 class Lookahead(dg.ConfigurableResource):

@@ -19,6 +19,12 @@ from atft_pipeline.failures import input_errors_as_failures
 from atft_pipeline.resources import Market, data_folder
 from atft_pipeline.sources.lock import exclusive
 
+PARTITIONED = ("rolling_model", "rolling_baselines")
+"""Tables with one file per partition, in a folder of their name; one view each."""
+
+POINTERS = {"trained_model": "current.json", "accepted_model": "accepted.json"}
+"""Assets that live in ``models/``, each with the file that names its run."""
+
 LOCK_WAIT_SECONDS = 600.0
 """For another run's raw table; a long first sync of a vendor outlasts it, and the run says so."""
 
@@ -52,8 +58,13 @@ class Storage(dg.ConfigurableResource):
 
     @property
     def models(self) -> Path:
-        """One folder per training run, and ``current.json``, the one in use."""
+        """One folder per training run, and the files of ``POINTERS``."""
         return self.root / "models"
+
+    @property
+    def folds(self) -> Path:
+        """One folder per training run of a walk-forward fold; never candidates for serving."""
+        return self.root / "folds"
 
     @property
     def ledger(self) -> Path:
@@ -98,7 +109,23 @@ class Storage(dg.ConfigurableResource):
     def write_table(self, table: str, frame: pl.DataFrame) -> Path:
         """Stores a table, replacing the last one in one rename, and refreshes the catalog."""
         path = self.table_path(table)
-        _write_parquet(frame, path)
+        write_parquet(frame, path)
+        self.refresh_catalog()
+        return path
+
+    def part_path(self, table: str, part: str) -> Path:
+        """The Parquet file of one partition of a table."""
+        return self.root / table / f"{part}.parquet"
+
+    def read_parts(self, table: str) -> dict[str, pl.DataFrame]:
+        """Every stored partition of a table by its key, in the order of the keys."""
+        paths = sorted((self.root / table).glob("*.parquet"))
+        return {path.stem: pl.read_parquet(path) for path in paths}
+
+    def write_part(self, table: str, part: str, frame: pl.DataFrame) -> Path:
+        """Stores one partition of a table, replacing the last one in one rename."""
+        path = self.part_path(table, part)
+        write_parquet(frame, path)
         self.refresh_catalog()
         return path
 
@@ -111,7 +138,7 @@ class Storage(dg.ConfigurableResource):
     def write_rejected(self, table: str, frame: pl.DataFrame) -> Path:
         """Keeps a table that failed its checks beside the last good one, for inspection."""
         path = self.root / "rejected" / f"{table}.parquet"
-        _write_parquet(frame, path)
+        write_parquet(frame, path)
         return path
 
     def refresh_catalog(self) -> None:
@@ -122,10 +149,13 @@ class Storage(dg.ConfigurableResource):
         temporary = catalog.with_name(f".atft.{os.getpid()}.duckdb")
         temporary.unlink(missing_ok=True)
         with duckdb.connect(str(temporary)) as connection:
-            for path in sorted(self.root.glob("*.parquet")):
+            tables = {path.stem: path for path in sorted(self.root.glob("*.parquet"))}
+            tables |= {name: self.root / name / "*.parquet" for name in PARTITIONED
+                       if any((self.root / name).glob("*.parquet"))}  # fmt: skip
+            for name, path in tables.items():
                 location = str(path).replace("'", "''")
                 connection.execute(
-                    f"CREATE VIEW \"{path.stem}\" AS SELECT * FROM read_parquet('{location}')"
+                    f"CREATE VIEW \"{name}\" AS SELECT * FROM read_parquet('{location}')"
                 )
         os.replace(temporary, catalog)
 
@@ -137,8 +167,12 @@ class TableIOManager(dg.ConfigurableIOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: pl.DataFrame) -> None:
         """Stores the table and shows its size, columns and content hash."""
+        name = context.asset_key.path[-1]
         with input_errors_as_failures():
-            path = self.storage.write_table(context.asset_key.path[-1], obj)
+            if context.has_asset_partitions:
+                path = self.storage.write_part(name, context.partition_key, obj)
+            else:
+                path = self.storage.write_table(name, obj)
         metadata = table_metadata(obj)
         metadata |= {"path": dg.MetadataValue.path(path), "content_hash": file_hash(path)}
         context.add_output_metadata(metadata)
@@ -163,8 +197,8 @@ class VersionIOManager(dg.ConfigurableIOManager):
         asset = context.asset_key.path[-1]
         with input_errors_as_failures():
             root = self.storage.root
-            folder = self.storage.models if asset == "trained_model" else root / asset
-            if not (folder / "current.json").exists():
+            folder = self.storage.models if asset in POINTERS else root / asset
+            if not (folder / POINTERS.get(asset, "current.json")).exists():
                 raise not_materialized(asset, context.op_def.name)
         return folder
 
@@ -186,7 +220,8 @@ def table_metadata(frame: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _write_parquet(frame: pl.DataFrame, path: Path) -> None:
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Writes beside ``path`` and renames: readers see the old table or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     frame.write_parquet(temporary)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from atft_model.errors import InputError
 from atft_model.metrics.axes import require_same_shape, require_trading_dates
-from atft_model.metrics.rank_ic import MIN_STOCKS, average_ranks, date_blocks, rank_bounds
+from atft_model.metrics.rank_ic import MIN_STOCKS, average_ranks, for_each_block, rank_bounds
 
 _BASIS_POINT = 1e-4
 _DAYS_PER_YEAR = 252
@@ -150,8 +150,11 @@ def long_short_weights(
     """
     require_same_shape("long_short_weights", score=score, tradable=tradable)
     weights = np.empty(score.shape)
-    for block in date_blocks(score.shape):
+
+    def work(block: slice) -> None:
         weights[block] = _long_short_of_block(score[block], tradable[block], quantile, min_stocks)
+
+    for_each_block(score.shape, work)
     return weights
 
 

@@ -4,7 +4,9 @@ The one place where a rank is computed. What a portfolio earns is in ``portfolio
 errors and tests of these per-date series are in ``inference.py``.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -17,6 +19,9 @@ DECILES = 10
 
 # Whole dates are handled in blocks of about this many cells, which stay in the processor's cache.
 _CELLS_PER_BLOCK = 40_000
+# NumPy's sorting and arithmetic leave the interpreter's lock, so that blocks run side by side.
+_THREADS = min(4, os.cpu_count() or 1)
+_LARGEST = 1e308
 
 
 def rank_bounds(
@@ -32,8 +37,11 @@ def rank_bounds(
     """
     values = np.asarray(values, dtype=np.float64)
     lowest, highest = np.empty_like(values), np.empty_like(values)
-    for block in date_blocks(values.shape):
+
+    def work(block: slice) -> None:
         lowest[block], highest[block] = _rank_bounds_of_block(values[block])
+
+    for_each_block(values.shape, work)
     return lowest, highest
 
 
@@ -43,8 +51,11 @@ def average_ranks(
     """Rank within each date, 1 = smallest; ties share their average rank; NaN stays NaN."""
     values = np.asarray(values, dtype=np.float64)
     ranks = np.empty_like(values)
-    for block in date_blocks(values.shape):
+
+    def work(block: slice) -> None:
         ranks[block] = _average_ranks_of_block(values[block])
+
+    for_each_block(values.shape, work)
     return ranks
 
 
@@ -71,11 +82,12 @@ def rank_ic(
     """
     require_same_shape("rank_ic", score=score, forward_return=forward_return, valid=valid)
     result = np.empty(score.shape[0])
-    for block in date_blocks(score.shape):
+
+    def work(block: slice) -> None:
         x, y, usable = _usable_pairs(score[block], forward_return[block], valid[block])
-        result[block] = _rank_correlation(
-            _average_ranks_of_block(x), _average_ranks_of_block(y), usable, min_stocks
-        )
+        result[block] = _rank_correlation(x, y, usable, min_stocks)
+
+    for_each_block(score.shape, work)
     return result
 
 
@@ -170,22 +182,25 @@ def decile_returns(
     if deciles < 2:
         raise InputError(f"decile_returns: deciles = {deciles}, expected 2 or more")
     result = np.full((score.shape[0], deciles), np.nan)
-    for block in date_blocks(score.shape):
+
+    def work(block: slice) -> None:
         x, y, usable = _usable_pairs(score[block], forward_return[block], valid[block])
         defined = _defined(x, y, usable, min_stocks)
         x, y, usable = x[defined], y[defined], usable[defined]
         count = usable.sum(axis=1, keepdims=True)
         # The centre of a rank's slot, (rank - 1/2) / count, lies in (0, 1): no decile overflows.
         position = (_average_ranks_of_block(x) - 0.5) / count
-        group = np.where(usable, np.floor(np.nan_to_num(position) * deciles), -1).astype(np.int64)
+        group = np.floor(np.nan_to_num(position) * deciles).astype(np.int64)
         excess = np.where(usable, y - np.nanmean(y, axis=1, keepdims=True), 0.0)
-        means = np.full((len(x), deciles), np.nan)
-        for decile in range(deciles):
-            member = group == decile
-            n = member.sum(axis=1)
-            total = np.where(member, excess, 0.0).sum(axis=1)
-            means[:, decile] = np.where(n > 0, total / np.maximum(n, 1), np.nan)
-        result[block][defined] = means
+        # One count over all dates; what is not usable falls into a group of its own at the end.
+        day = np.arange(len(x))[:, None] * deciles
+        cell = np.where(usable, group + day, len(x) * deciles).ravel()
+        cells = len(x) * deciles
+        n = np.bincount(cell, minlength=cells + 1)[:cells].reshape(-1, deciles)
+        total = np.bincount(cell, excess.ravel(), cells + 1)[:cells].reshape(-1, deciles)
+        result[block][defined] = np.where(n > 0, total / np.maximum(n, 1), np.nan)
+
+    for_each_block(score.shape, work)
     return result
 
 
@@ -199,21 +214,78 @@ def date_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
         yield slice(start, min(start + rows, dates))
 
 
+def for_each_block(shape: tuple[int, ...], work: Callable[[slice], None]) -> None:
+    """Calls ``work`` with every block of dates, several at a time where there are several.
+
+    Blocks share no result, so the outcome does not depend on their order.
+    """
+    blocks = list(date_blocks(shape))
+    if len(blocks) < 2 or _THREADS < 2:
+        for block in blocks:
+            work(block)
+        return
+    with ThreadPoolExecutor(min(_THREADS, len(blocks))) as pool:
+        for _ in pool.map(work, blocks):
+            pass  # a result is waited for, or its error would go unseen
+
+
 def _rank_bounds_of_block(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    missing = np.isnan(values)
+    order, plain = _in_ascending_order(values, missing)
+    ranks = _ranks_of_order(order)
+    ranks[missing] = np.nan
+    if plain.all():
+        return ranks, ranks
+    lowest, highest = ranks, ranks.copy()
+    lowest[~plain], highest[~plain] = _bounds_of_tied(values[~plain])
+    return lowest, highest
+
+
+def _in_ascending_order(values: np.ndarray, missing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the values along the stocks in ascending order, the missing ones last.
+
+    Each value's lowest bits are replaced by its position, so that one sort of plain numbers, which
+    takes a fraction of an ``argsort``, brings the positions along. Where two values differ in those
+    bits alone the order is not certain, as with a true tie.
+
+    Returns:
+        ``order`` and, per date, whether it is certain and without a tie. Where it is not, ``order``
+        means nothing.
+    """
+    stocks = values.shape[1]
+    mask = np.int64((1 << max(stocks - 1, 1).bit_length()) - 1)
+    # + 0.0 makes one zero of two. Infinities with other low bits would be NaN, which sorts slowly.
+    number = np.clip(np.where(missing, _LARGEST, values + 0.0), -_LARGEST, _LARGEST)
+    keys = number.view(np.int64)
+    keys &= ~mask
+    keys |= np.arange(stocks)
+    number.sort(axis=1)
+    order = keys & mask
+    keys &= ~mask
+    alike = np.count_nonzero(keys[:, 1:] == keys[:, :-1], axis=1)
+    # The missing ones are alike among themselves; anything beyond that is a tie, or might be one.
+    return order, alike == np.maximum(missing.sum(axis=1) - 1, 0)
+
+
+def _ranks_of_order(order: np.ndarray) -> np.ndarray:
+    """1 for the stock that comes first in its date's order, and so on."""
+    dates, stocks = order.shape
+    ranks = np.empty(order.shape)
+    places = (order + np.arange(dates)[:, None] * stocks).ravel()
+    ranks.ravel()[places] = np.broadcast_to(np.arange(1.0, stocks + 1), order.shape).ravel()
+    return ranks
+
+
+def _bounds_of_tied(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest rank of each value's group of ties, by sorting in full."""
     missing = np.isnan(values)
     # NaN sorts with +inf: sorting is several times faster without NaN.
     sortable = np.where(missing, np.inf, values)
-    order, in_order = _in_ascending_order(sortable)
+    order = np.argsort(sortable, axis=1)
+    in_order = np.take_along_axis(sortable, order, axis=1)
     slots = np.arange(values.shape[1])
-    tied = in_order[:, 1:] == in_order[:, :-1]
-    # The missing tie at the end, which no rank depends on; a true +inf among them does.
-    if not (tied & (in_order[:, 1:] < np.inf)).any() and not (values == np.inf).any():
-        ranks = np.empty_like(values)
-        np.put_along_axis(ranks, order, np.broadcast_to(slots + 1.0, values.shape), axis=1)
-        ranks[missing] = np.nan
-        return ranks, ranks
     starts_group = np.ones(values.shape, dtype=bool)
-    starts_group[:, 1:] = ~tied
+    starts_group[:, 1:] = in_order[:, 1:] != in_order[:, :-1]
     ends_group = np.ones(values.shape, dtype=bool)
     ends_group[:, :-1] = starts_group[:, 1:]
     first = np.maximum.accumulate(np.where(starts_group, slots, 0), axis=1)
@@ -227,29 +299,6 @@ def _rank_bounds_of_block(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     lowest[missing] = np.nan
     highest[missing] = np.nan
     return lowest, highest
-
-
-def _in_ascending_order(sortable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``argsort`` along the stocks and the values in that order; equal values in any order.
-
-    Each value's lowest bits are replaced by its position, so that one sort of plain numbers, which
-    takes half the time of an ``argsort``, brings the positions along. Where two values differ in
-    those bits alone, or are too large for it, the result may be out of order: it is looked at, and
-    such dates are sorted again by ``argsort``.
-    """
-    stocks = sortable.shape[1]
-    mask = np.int64((1 << max(stocks - 1, 1).bit_length()) - 1)
-    keys = np.clip(sortable, -1e308, 1e308).view(np.int64)  # inf with other low bits is NaN
-    keys &= ~mask
-    keys |= np.arange(stocks)
-    keys.view(np.float64).sort(axis=1)
-    order = keys & mask
-    in_order = np.take_along_axis(sortable, order, axis=1)
-    wrong = (in_order[:, 1:] < in_order[:, :-1]).any(axis=1)
-    if wrong.any():
-        order[wrong] = np.argsort(sortable[wrong], axis=1)
-        in_order = np.take_along_axis(sortable, order, axis=1)
-    return order, in_order
 
 
 def _average_ranks_of_block(values: np.ndarray) -> np.ndarray:
@@ -280,6 +329,37 @@ def _varies(x: np.ndarray, usable: np.ndarray) -> np.ndarray:
 
 
 def _rank_correlation(
+    x: np.ndarray, y: np.ndarray, usable: np.ndarray, min_stocks: int
+) -> Float[np.ndarray, " dates"]:
+    """Spearman correlation per date of values that are NaN where not usable.
+
+    Without ties the ranks are 1 to n on both sides, so their mean and spread are known, and y's
+    ranks taken in the order of x say all that is left to say. Dates with ties are ranked in full.
+    """
+    count = usable.sum(axis=1)
+    missing = ~usable
+    order_x, plain_x = _in_ascending_order(x, missing)
+    order_y, plain_y = _in_ascending_order(y, missing)
+    dates, stocks = x.shape
+    places = order_x + np.arange(dates)[:, None] * stocks
+    rank_y = np.take(_ranks_of_order(order_y), places)
+    slots = np.arange(1.0, stocks + 1)
+    rank_x = np.where(slots <= count[:, None], slots, 0.0)
+    n = np.maximum(count, 2).astype(np.float64)
+    covariance = np.einsum("ij,ij->i", rank_x, rank_y) - n * ((n + 1) / 2) ** 2
+    result = np.where(
+        count >= max(min_stocks, 2), np.clip(covariance / (n * (n**2 - 1) / 12), -1.0, 1.0), np.nan
+    )
+    tied = ~(plain_x & plain_y)
+    if tied.any():
+        result[tied] = _correlation_of_ranks(
+            _average_ranks_of_block(x[tied]), _average_ranks_of_block(y[tied]), usable[tied],
+            min_stocks,
+        )  # fmt: skip
+    return result
+
+
+def _correlation_of_ranks(
     x: np.ndarray, y: np.ndarray, usable: np.ndarray, min_stocks: int
 ) -> Float[np.ndarray, " dates"]:
     """Correlation of average ranks: their mean is known, and only a constant has no spread."""

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,13 @@ from atft_pipeline.checks.evaluation import (
     shuffled_control_finds_nothing,
 )
 from atft_pipeline.checks.outcome import Outcome, spec
+from atft_pipeline.checks.record import write_verdicts
 from atft_pipeline.config_schema import build, fields_of
 from atft_pipeline.failures import plain_failures
 from atft_pipeline.processes import run_model_process
 from atft_pipeline.report.html import CheckRow, ReportData, Verdict, render_report
 from atft_pipeline.report.plots import figure_to_png_data_uri, plot_cumulative_return, plot_scorers
-from atft_pipeline.storage import Storage
+from atft_pipeline.storage import Storage, write_parquet
 from atft_pipeline.transforms.boosted_trees import boosted_trees
 from atft_pipeline.transforms.market_facts import market_facts, on_panel
 
@@ -106,26 +107,36 @@ def predictions(
 @plain_failures
 def baselines(context: dg.AssetExecutionContext, storage: Storage, panel: Path) -> pl.DataFrame:
     """Baselines from the panel, and the oracle where the market planted one."""
-    opened = read_panel(panel)
-    scores = baseline_scores(opened, lambda name: context.log.info(f"baseline {name}"))
-    context.log.info("baseline lightgbm")
-    trees = boosted_trees(opened)
-    scores["lightgbm"] = {horizon: np.where(opened.tradable, score, np.nan)
-                          for horizon, score in trees.items()}  # fmt: skip
+    return baseline_table(read_panel(panel), planted_return(storage), context.log.info)
+
+
+def planted_return(storage: Storage) -> pl.DataFrame | None:
+    """What the market planted; None where the source planted nothing."""
+    known = storage.has_table("planted_return")
+    return storage.read_table("planted_return", "baselines") if known else None
+
+
+def baseline_table(
+    panel: Panel, planted: pl.DataFrame | None, progress: Callable[[str], None]
+) -> pl.DataFrame:
+    """Every baseline's scores of the panel's test dates, fitted on its training dates, as rows."""
+    scores = baseline_scores(panel, lambda name: progress(f"baseline {name}"))
+    progress("baseline lightgbm")
+    scores["lightgbm"] = {horizon: np.where(panel.tradable, score, np.nan)
+                          for horizon, score in boosted_trees(panel).items()}  # fmt: skip
     frames = [
-        grid_rows(opened, name, horizon if name in BY_HORIZON else None, score)
+        grid_rows(panel, name, horizon if name in BY_HORIZON else None, score)
         for name, by_horizon in scores.items()
         for horizon, score in by_horizon.items()
-        if name in BY_HORIZON or horizon == opened.horizons[0]
+        if name in BY_HORIZON or horizon == panel.horizons[0]
     ]
-    if storage.has_table("planted_return"):
-        planted = storage.read_table("planted_return", "baselines")
+    if planted is not None:
         frames += [
-            planted.filter(pl.col("date") >= opened.dates[opened.split.test[0]]).select(
-                panel_hash=pl.lit(opened.hash), scorer=pl.lit(ORACLE), date="date", code="code",
+            planted.filter(pl.col("date").is_between(*panel.part_dates("test"))).select(
+                panel_hash=pl.lit(panel.hash), scorer=pl.lit(ORACLE), date="date", code="code",
                 horizon=pl.lit(horizon, pl.Int32), score=f"target_{horizon}d",
             )
-            for horizon in opened.horizons
+            for horizon in panel.horizons
         ]  # fmt: skip
     return pl.concat(frames)
 
@@ -173,6 +184,7 @@ def evaluation(
         ),
     ]
     if any(outcome.stops for outcome in integrity):
+        write_verdicts(folder, "evaluation", integrity, SKILL, found)
         yield from (outcome.result("evaluation") for outcome in integrity)
         return
     config = build(EvaluationConfig, options.get("portfolio", {}))
@@ -180,7 +192,7 @@ def evaluation(
     part = cut_test_part(opened, config, market_facts(prices, opened), trials)
     identity = {"run_id": record["run_id"], "checkpoint_hash": found, "panel_hash": opened.hash}
     everyone = pl.concat(scores.values())
-    done = evaluated(everyone, baselines, part, record, context.log.info)
+    done = evaluated(everyone, baselines, part, target_scales(record), context.log.info)
     table = figures_table(done.results, identity)
     integrity += [
         metrics_not_identical_to_previous_run(table, previous_evaluation(storage)),
@@ -188,35 +200,59 @@ def evaluation(
     ]
     if any(outcome.stops for outcome in integrity):
         storage.write_rejected("evaluation", table)
+        write_verdicts(folder, "evaluation", integrity, SKILL, found)
         yield from (outcome.result("evaluation") for outcome in integrity)
         return
-    daily = daily_table(done.results, identity)
-    storage.write_table("daily_returns", daily)
-    storage.write_table("rank_ic_by_date", rank_ic_table(done.results, identity))
-    storage.write_table("evaluation_breakdowns", breakdowns_table(done.breakdowns, identity))
-    headline = headline_result(done.results).figures
-    outcomes = [
-        *integrity,
+    beside = {
+        "daily_returns": daily_table(done.results, identity),
+        "rank_ic_by_date": rank_ic_table(done.results, identity),
+        "evaluation_breakdowns": breakdowns_table(done.breakdowns, identity),
+    }
+    for name, frame in beside.items():
+        storage.write_table(name, frame)
+    keep_results(folder, {"evaluation": table, **beside})
+    outcomes = [*integrity, *skill_outcomes(done.results, gates)]
+    write_verdicts(folder, "evaluation", outcomes, SKILL, found)
+    report = write_report(context, storage, record, part, done, outcomes, folder)
+    # Skill verdicts do not stop the evaluation: they are its result.
+    for outcome in outcomes:
+        yield outcome.result("evaluation")
+    yield dg.Output(table, metadata=result_metadata(done.results, report))
+
+
+def skill_outcomes(results: Sequence[ScorerResult], gates: SkillGates) -> list[Outcome]:
+    """The verdicts on the model's skill at the headline horizon."""
+    headline = headline_result(results).figures
+    return [
         sharpe_above_threshold(headline, gates),
         sharpe_significant(headline, gates),
         rank_ic_positive(*headline["rank_ic"], gates),
-        rank_ic_above_baselines(rivals(done.results), gates),
+        rank_ic_above_baselines(rivals(results), gates),
     ]
-    report = write_report(context, storage, record, part, done, outcomes, folder)
+
+
+def result_metadata(results: Sequence[ScorerResult], report: Path) -> dict[str, Any]:
+    """The key figures and pictures that the UI shows of an evaluation."""
+    headline = headline_result(results).figures
     metadata = {
         "report": dg.MetadataValue.path(report),
         "rank_ic": headline["rank_ic"][0], "sharpe_net": headline["sharpe_net"][0],
         "deflated_sharpe": headline["deflated_sharpe"][0],
         "residual_rank_ic": headline["residual_rank_ic"][0],
-        "return": _picture(plot_cumulative_return(_headline(daily))),
-        "scorers": _picture(plot_scorers(horizons_table(done.results), HEADLINE_HORIZON)),
+        "return": _picture(plot_cumulative_return(_headline(daily_table(results, {})))),
+        "scorers": _picture(plot_scorers(horizons_table(results), HEADLINE_HORIZON)),
     }  # fmt: skip
-    finite = {key: value for key, value in metadata.items()
-              if not isinstance(value, float) or np.isfinite(value)}  # fmt: skip
-    # Skill verdicts do not stop the evaluation: they are its result.
-    for outcome in outcomes:
-        yield outcome.result("evaluation")
-    yield dg.Output(table, metadata=finite)
+    return {key: value for key, value in metadata.items()
+            if not isinstance(value, float) or np.isfinite(value)}  # fmt: skip
+
+
+def keep_results(folder: Path, tables: Mapping[str, pl.DataFrame]) -> None:
+    """Keeps a run's own results in its folder: the tables of the data set are those of the last
+    evaluation, and two runs can only be compared where both are there."""
+    place = folder / "evaluation"
+    place.mkdir(exist_ok=True)
+    for name, frame in tables.items():
+        write_parquet(frame, place / f"{name}.parquet")
 
 
 @dataclass(frozen=True)
@@ -235,10 +271,14 @@ class Evaluated:
 
 
 def evaluated(
-    predictions: pl.DataFrame, baselines: pl.DataFrame, part: TestPart, record: dict[str, Any],
-    progress: Callable[[str], None],
+    predictions: pl.DataFrame, baselines: pl.DataFrame, part: TestPart,
+    scales: Mapping[int, float], progress: Callable[[str], None],
 ) -> Evaluated:  # fmt: skip
-    """Model and controls, the bands of luck, and where the model's rank IC comes from."""
+    """Model and controls, the bands of luck, and where the model's rank IC comes from.
+
+    Args:
+        scales: By horizon, what the targets were divided by to give the units of the quantiles.
+    """
     panel, config = part.panel, part.config
     progress("model and controls")
     results = evaluate_all(all_scores(predictions, baselines, panel), part)
@@ -249,7 +289,7 @@ def evaluated(
     ]
     of_test = predictions.filter(pl.col("part") == "test", pl.col("scorer") == MODEL)
     shuffled, rows = {}, []
-    for index, horizon in enumerate(panel.horizons):
+    for horizon in panel.horizons:
         mine = of_test.filter(pl.col("horizon") == horizon)
         score = on_panel(mine, "score", panel)
         target, inside = part.target(horizon), score[part.days]
@@ -261,9 +301,13 @@ def evaluated(
         names = sorted(name for name in mine.columns if re.fullmatch(r"q\d\d", name))
         levels = [int(name[1:]) / 100 for name in names]
         quantiles = np.stack([on_panel(mine, name, panel)[part.days] for name in names], axis=-1)
-        scale = record["target_scale"]["demeaned_std"][index]
-        rows += coverage_rows(horizon, quantiles, levels, scale, part)
+        rows += coverage_rows(horizon, quantiles, levels, scales[horizon], part)
     return Evaluated(results, shuffled, rows)
+
+
+def target_scales(record: Mapping[str, Any]) -> dict[int, float]:
+    """By horizon, the standard deviation that the run divided its demeaned targets by."""
+    return dict(zip(record["horizons"], record["target_scale"]["demeaned_std"], strict=True))
 
 
 def random_band(horizon: int, part: TestPart) -> dict[str, tuple[float, float, int]]:
@@ -329,13 +373,13 @@ def current_run(models: Path) -> Path:
 
 def grid_rows(panel: Panel, scorer: str, horizon: int | None, score: np.ndarray) -> pl.DataFrame:
     """Test dates of a score grid as rows; unscored stocks have none."""
-    first = panel.split.test[0]
-    days, stocks = np.nonzero(np.isfinite(score[first:]))
+    test = slice(*panel.split.test)
+    days, stocks = np.nonzero(np.isfinite(score[test]))
     return pl.DataFrame(
         {
-            "date": pl.Series(panel.dates[first:], dtype=pl.Date)[days],
+            "date": pl.Series(panel.dates[test], dtype=pl.Date)[days],
             "code": pl.Series(panel.codes)[stocks],
-            "score": score[first:][days, stocks],
+            "score": score[test][days, stocks],
         }
     ).select(
         panel_hash=pl.lit(panel.hash), scorer=pl.lit(scorer), date="date", code="code",
@@ -466,40 +510,59 @@ def write_report(
     done: Evaluated, outcomes: list[Outcome], folder: Path,
 ) -> Path:  # fmt: skip
     """The HTML report of this evaluation; the checks shown are the latest of every asset."""
-    rows = [*_recorded_checks(context), *(_row("evaluation", o) for o in outcomes)]
-    failed = tuple(f"{row.name}: {row.figure}" for row in rows
-                   if not row.passed and row.severity == "ERROR")  # fmt: skip
-    gaps = storage.read_table("source_gaps", "evaluation")
-    quarantine = storage.read_table("quarantine", "evaluation")
     health = pl.DataFrame(pl.from_arrow(read_health(folder / "health")))
     panel = part.panel
-    data = ReportData(
-        title="ATFT-GAT-FAN: evaluation",
-        identity={
-            "Run": record["run_id"], "Weights": record["checkpoint_hash"], "Panel": panel.hash,
-            "Source": panel.source,
-            **{name.capitalize(): f"{panel.part_dates(name)[0]} to {panel.part_dates(name)[1]}"
-               for name in panel.split.parts()},
-            "Stocks": f"{len(panel.codes):,}, median "
-                      f"{np.median(part.tradable.sum(axis=1)):.0f} tradable on test dates",
-            "Features": str(len(panel.feature_names)), "Seed": str(record["seed"]),
-            "Parameters": f"{record['parameters']:,}", "Device": record["device"],
-            "Training": f"{record['epochs']} epochs, {record['seconds']:.0f} s",
-            "Trials on record": str(part.trials), "Traded": trading_rules(part.config),
-            "torch": record["versions"]["torch"],
-        },
-        verdict=Verdict(not failed, failed or ("every check holds",)),
-        checks=rows, horizons=horizons_table(done.results),
-        daily=_headline(daily_table(done.results, {})),
-        rank_ic_by_date=rank_ic_table(done.results, {}), deciles=deciles_table(done.results),
-        epochs=epochs_table(record), gradients=gradients_table(health),
-        quarantine=quarantine.group_by("reason").len("rows").sort("reason"),
-        missing=dict(gaps.iter_rows()), breakdowns=breakdowns_table(done.breakdowns, {}),
-        notes=known_limits(done.results, part),
+    identity = {
+        "Run": record["run_id"], "Weights": record["checkpoint_hash"], "Panel": panel.hash,
+        "Source": panel.source,
+        **{name.capitalize(): f"{panel.part_dates(name)[0]} to {panel.part_dates(name)[1]}"
+           for name in panel.split.parts()},
+        **panel_identity(part), "Seed": str(record["seed"]),
+        "Parameters": f"{record['parameters']:,}", "Device": record["device"],
+        "Training": f"{record['epochs']} epochs, {record['seconds']:.0f} s",
+        "torch": record["versions"]["torch"],
+    }  # fmt: skip
+    data = report_data(
+        "ATFT-GAT-FAN: evaluation", identity, storage, part, done,
+        [*recorded_checks(context), *(check_row("evaluation", o) for o in outcomes)],
+        [*known_limits(done.results, part), "One split, one seed: see walk_forward_evaluation."],
+        epochs_table(record), gradients_table(health),
     )  # fmt: skip
     path = storage.reports / f"{record['run_id']}.html"
     write_text_atomically(path, render_report(data))
     return path
+
+
+def panel_identity(part: TestPart) -> dict[str, str]:
+    """Sizes, trials and trading rules, as the report's identity shows them."""
+    tradable = np.median(part.tradable.sum(axis=1))
+    return {
+        "Stocks": f"{len(part.panel.codes):,}, median {tradable:.0f} tradable on test dates",
+        "Features": str(len(part.panel.feature_names)),
+        "Trials on record": str(part.trials), "Traded": trading_rules(part.config),
+    }  # fmt: skip
+
+
+def report_data(
+    title: str, identity: dict[str, str], storage: Storage, part: TestPart, done: Evaluated,
+    checks: list[CheckRow], notes: list[str], epochs: pl.DataFrame, gradients: pl.DataFrame,
+) -> ReportData:  # fmt: skip
+    """Everything that a report shows, of one split or of a walk-forward."""
+    failed = tuple(f"{row.name}: {row.figure}" for row in checks
+                   if not row.passed and row.severity == "ERROR")  # fmt: skip
+    quarantine = storage.read_table("quarantine", "evaluation")
+    gaps = storage.read_table("source_gaps", "evaluation")
+    return ReportData(
+        title=title, identity=identity,
+        verdict=Verdict(not failed, failed or ("every check holds",)),
+        checks=checks, horizons=horizons_table(done.results),
+        daily=_headline(daily_table(done.results, {})),
+        rank_ic_by_date=rank_ic_table(done.results, {}), deciles=deciles_table(done.results),
+        epochs=epochs, gradients=gradients,
+        quarantine=quarantine.group_by("reason").len("rows").sort("reason"),
+        missing=dict(gaps.iter_rows()), breakdowns=breakdowns_table(done.breakdowns, {}),
+        notes=notes,
+    )  # fmt: skip
 
 
 def trading_rules(config: EvaluationConfig) -> str:
@@ -527,7 +590,6 @@ def known_limits(results: Iterable[ScorerResult], part: TestPart) -> list[str]:
         f"Power: {dates} dates show a rank IC of {figures['rank_ic_detectable'][0]:.3f} or more, "
         f"and {days} days a net Sharpe of {figures['sharpe_detectable'][0]:.1f} or more, four "
         "times out of five. About smaller effects this evaluation says nothing.",
-        "One split, one seed: no walk-forward.",
         costs,
     ]
     if part.trials > 1:
@@ -544,11 +606,13 @@ def known_limits(results: Iterable[ScorerResult], part: TestPart) -> list[str]:
     return notes
 
 
-def _recorded_checks(context: dg.AssetExecutionContext) -> list[CheckRow]:
+def recorded_checks(context: dg.AssetExecutionContext) -> list[CheckRow]:
     """The newest verdict of every check of the other assets, from the instance."""
     rows = []
     upstream = (*raw.ASSETS, *core.ASSETS, *features.ASSETS, *graph.ASSETS, *model.ASSETS)
-    keys = [check.key for asset in upstream for check in asset.check_specs]
+    kinds = {check.key: (check.metadata or {})["kind"]
+             for asset in upstream for check in asset.check_specs}  # fmt: skip
+    keys = list(kinds)
     storage = context.instance.event_log_storage
     latest = storage.get_latest_asset_check_execution_by_key(keys)
     for key in keys:
@@ -559,13 +623,14 @@ def _recorded_checks(context: dg.AssetExecutionContext) -> list[CheckRow]:
         metadata = evaluated.metadata
         rows.append(CheckRow(
             asset=key.asset_key.path[-1], name=key.name, passed=evaluated.passed,
-            severity=evaluated.severity.value, kind="integrity",
+            severity=evaluated.severity.value, kind=kinds[key],
             figure=str(metadata["figure"].value), threshold=str(metadata["threshold"].value),
         ))  # fmt: skip
     return rows
 
 
-def _row(asset: str, outcome: Outcome) -> CheckRow:
+def check_row(asset: str, outcome: Outcome) -> CheckRow:
+    """A verdict as the report's check table shows it."""
     kind = "skill" if outcome.name in SKILL else "integrity"
     return CheckRow(asset, outcome.name, outcome.passed, outcome.severity, kind,
                     outcome.figure, outcome.threshold)  # fmt: skip

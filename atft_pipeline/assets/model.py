@@ -15,8 +15,9 @@ from atft_model.config import PRESETS, RunConfig, read_run_file, resolve, to_dic
 from atft_model.data.artifacts import write_text_atomically
 from atft_model.errors import InputError
 from atft_model.training.health_record import read_health
-from atft_pipeline.checks.model import TrainingGates, model_check_specs, model_outcomes
+from atft_pipeline.checks.model import SKILL, TrainingGates, model_check_specs, model_outcomes
 from atft_pipeline.checks.outcome import verdicts
+from atft_pipeline.checks.record import write_verdicts
 from atft_pipeline.config_schema import build, fields_of, run_config_fields
 from atft_pipeline.failures import plain_failures
 from atft_pipeline.processes import run_model_process
@@ -63,32 +64,48 @@ def trained_model(
     folder = storage.models / run_id
     if resume and (Path(resume).name != resume or not folder.is_dir()):
         raise InputError(f"resume is {resume!r}; expected the name of a folder in {folder.parent}")
+    train_run(context, storage, config, folder, panel, stock_graph,
+              ["--resume"] if resume else [])  # fmt: skip
+    record = json.loads((folder / "run.json").read_text())
+    health = pl.DataFrame(pl.from_arrow(read_health(folder / "health")))
+    gates = build(TrainingGates, options.get("gates", {}))
+    outcomes = model_outcomes(folder, gates)
+    write_verdicts(folder, ASSET, outcomes, SKILL, record["checkpoint_hash"])
+    if not any(outcome.stops for outcome in outcomes):
+        pointer = json.dumps({"hash": run_id})
+        write_text_atomically(storage.models / "current.json", pointer)
+    yield from verdicts(ASSET, outcomes, record["checkpoint_hash"], run_metadata(record, health))
+    failed = [outcome.name for outcome in outcomes if outcome.stops]
+    if failed:
+        # Said here, because Dagster's own word for a Pipes step without an output misleads.
+        raise dg.Failure(f"not put in use, failed {', '.join(failed)}", allow_retries=False)
+
+
+def train_run(
+    context: dg.AssetExecutionContext, storage: Storage, config: RunConfig, folder: Path,
+    panel: Path, graph: Path, extra: list[str],
+) -> None:  # fmt: skip
+    """Trains into ``folder`` in a process of its own; its epochs are observations of the asset.
+
+    Args:
+        extra: Further arguments of ``python -m atft_model train``.
+    """
     resolved = folder / "requested.json"
     write_text_atomically(resolved, json.dumps(to_dict(config), indent=1))
 
     def on_message(message: dict[str, Any]) -> None:
         if "epoch" in message:
-            context.log_event(dg.AssetObservation(ASSET, metadata=_numbers(message["epoch"])))
+            partition = context.partition_key if context.has_partition_key else None
+            context.log_event(dg.AssetObservation(
+                context.asset_key, metadata=_numbers(message["epoch"]), partition=partition
+            ))  # fmt: skip
 
     run_model_process(
         context,
-        ["train", "--panel", str(panel), "--graph", str(stock_graph), "--out", str(folder),
-         "--resolved", str(resolved), "--ledger", str(storage.ledger),
-         *(["--resume"] if resume else [])],
+        ["train", "--panel", str(panel), "--graph", str(graph), "--out", str(folder),
+         "--resolved", str(resolved), "--ledger", str(storage.ledger), *extra],
         on_message,
     )  # fmt: skip
-    record = json.loads((folder / "run.json").read_text())
-    health = pl.DataFrame(pl.from_arrow(read_health(folder / "health")))
-    gates = build(TrainingGates, options.get("gates", {}))
-    outcomes = model_outcomes(folder, gates)
-    if not any(outcome.stops for outcome in outcomes):
-        pointer = json.dumps({"hash": run_id})
-        write_text_atomically(storage.models / "current.json", pointer)
-    yield from verdicts(ASSET, outcomes, record["checkpoint_hash"], _metadata(record, health))
-    failed = [outcome.name for outcome in outcomes if outcome.stops]
-    if failed:
-        # Said here, because Dagster's own word for a Pipes step without an output misleads.
-        raise dg.Failure(f"not put in use, failed {', '.join(failed)}", allow_retries=False)
 
 
 def run_config(options: dict[str, Any]) -> RunConfig:
@@ -116,7 +133,8 @@ def gradients_table(health: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _metadata(record: dict[str, Any], health: pl.DataFrame) -> dict[str, Any]:
+def run_metadata(record: dict[str, Any], health: pl.DataFrame) -> dict[str, Any]:
+    """What the UI shows of a finished run."""
     curves = figure_to_png_data_uri(plot_training(epochs_table(record)))
     gradients = figure_to_png_data_uri(plot_gradients(gradients_table(health)))
     return {

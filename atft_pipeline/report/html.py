@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
+from atft_pipeline.report.cells import NOT_AVAILABLE
+from atft_pipeline.report.cells import format_number as _number
 from atft_pipeline.report.plots import (
     MODEL_SCORER,
     figure_to_svg,
@@ -27,7 +29,6 @@ from atft_pipeline.report.plots import (
 )
 
 HEADLINE_HORIZON = 5  # the Sharpe verdict judges five days (decile long-short, net)
-NOT_AVAILABLE = "n/a"
 
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "horizons": (
@@ -243,16 +244,6 @@ def render_report(data: ReportData) -> str:
 
 
 # Cells --------------------------------------------------------------------------------------------
-
-
-def _number(value: Any, digits: int, unit: str = "", scale: float = 1.0) -> str:
-    """A number with fixed decimals and a true minus; n/a for None, NaN and infinities."""
-    if value is None or not math.isfinite(value):
-        return NOT_AVAILABLE
-    text = f"{value * scale:,.{digits}f}"
-    if float(text.replace(",", "")) == 0.0:
-        text = text.lstrip("-")
-    return text.replace("-", "−") + unit
 
 
 def _with_error(value: Any, error: Any, digits: int) -> str:

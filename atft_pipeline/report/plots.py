@@ -97,6 +97,61 @@ def plot_cumulative_return(daily: pl.DataFrame) -> "Figure":
     return figure
 
 
+def plot_compared_returns(daily: pl.DataFrame) -> "Figure":
+    """Compounded net return of two runs' models on the same dates.
+
+    Args:
+        daily: (run, date, net), two runs, returns as fractions at one horizon.
+    """
+    from matplotlib.ticker import FuncFormatter
+
+    with _style():
+        figure = _new_figure(height=3.2)
+        axes = figure.subplots()
+        dates = np.array([], dtype="datetime64[D]")
+        for run, colour, dash in _compared(daily):
+            line = daily.filter(pl.col("run") == run).sort("date")
+            dates = line["date"].to_numpy()
+            capital = np.cumprod(1.0 + line["net"].to_numpy()) - 1.0
+            axes.plot(dates, capital, dash, color=colour, lw=1.8, label=run)
+        axes.axhline(0.0, color=MUTED, lw=0.8)
+        percent = FuncFormatter(lambda share, _: f"{100 * share:g}%".replace("-", "−"))
+        axes.yaxis.set_major_formatter(percent)
+        axes.set_title("net of costs, compounded")
+        _label_dates(axes, dates)
+        figure.legend(loc="outside lower left", ncols=1)
+    return figure
+
+
+def plot_compared_rank_ic(rank_ic_by_date: pl.DataFrame, horizon: int) -> "Figure":
+    """Rank IC of two runs' models, mean of the last 60 dates.
+
+    Args:
+        rank_ic_by_date: (run, date, rank_ic) of two runs on the same dates; NaN where undefined.
+        horizon: Of both, in trading days.
+    """
+    with _style():
+        figure = _new_figure(height=3.2)
+        axes = figure.subplots()
+        dates = np.array([], dtype="datetime64[D]")
+        for run, colour, dash in _compared(rank_ic_by_date):
+            line = rank_ic_by_date.filter(pl.col("run") == run).sort("date")
+            dates = line["date"].to_numpy()
+            means, _ = _rolling_mean(_floats(line, "rank_ic"), horizon)
+            axes.plot(dates, means, dash, color=colour, lw=1.8, label=run)
+        axes.axhline(0.0, color=MUTED, lw=0.8)
+        axes.set_title(f"rank IC at {_days(horizon)}, mean of {ROLLING_DATES} dates")
+        _label_dates(axes, dates)
+        figure.legend(loc="outside lower left", ncols=1)
+    return figure
+
+
+def _compared(table: pl.DataFrame) -> list[tuple[str, str, str]]:
+    """(run, colour, dashes), the first run as the model is drawn elsewhere."""
+    runs = table["run"].unique(maintain_order=True).to_list()
+    return list(zip(runs, (MODEL_COLOUR, SERIES_COLOURS[0]), ("-", "--"), strict=False))
+
+
 def plot_rank_ic(
     rank_ic_by_date: pl.DataFrame, horizon: int, scorer: str = MODEL_SCORER
 ) -> "Figure":

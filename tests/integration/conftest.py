@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from atft_pipeline.__main__ import exit_code, materialize
+from atft_pipeline.__main__ import UNPARTITIONED, exit_code, materialize
 
 # One run of dates per step: 20 readings an epoch are the least that is evidence. On a market free
 # of signal so small a step's gradient is noise, and the loss needs a few epochs to fall.
@@ -31,6 +31,15 @@ def _config(data_dir: Path, **ops: dict[str, Any]) -> dict[str, Any]:
             "market": {"config": {"stocks": 60, "dates": 420, "signal": 0.0}},
             "storage": {"config": {"data_dir": str(data_dir)}},
             "split": {"config": {"validation_fraction": 0.2, "embargo": 0}},
+            # Its last two quarters; the first of them begins before the default split's test part.
+            "walk_forward": {
+                "config": {
+                    "period": "quarter",
+                    "validation_dates": 40,
+                    "embargo": 0,
+                    "min_train_dates": 150,
+                }
+            },
         },
         "ops": {name: {"config": values} for name, values in ops.items()},
     }
@@ -71,7 +80,7 @@ def tables(tmp_path_factory) -> Path:
 def whole(tmp_path_factory) -> tuple[Path, dg.ExecuteInProcessResult]:
     """A data dir with everything, and the result of the run that made it."""
     data_dir = tmp_path_factory.mktemp("whole")
-    return data_dir, _run("*", data_dir, trained_model=SMALL_MODEL)
+    return data_dir, _run(UNPARTITIONED, data_dir, trained_model=SMALL_MODEL)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from atft_model.metrics.rank_ic import (
     MIN_STOCKS,
     average_ranks,
     decile_returns,
+    for_each_block,
     hit_rate,
     ic,
     icir,
@@ -228,3 +229,45 @@ def test_values_that_differ_in_their_last_bits_alone_keep_their_order() -> None:
         np.testing.assert_array_equal(average_ranks(values), stats.rankdata(values, axis=1))
     infinite = np.where(rng.random((3, 64)) < 0.2, np.inf, huge)
     np.testing.assert_array_equal(average_ranks(infinite), stats.rankdata(infinite, axis=1))
+
+
+def test_an_error_in_a_block_is_not_lost() -> None:
+    """Blocks run in threads, whose errors nobody sees unless they are asked for."""
+
+    def work(block: slice) -> None:
+        if block.start > 0:
+            raise InputError("block of later dates")
+
+    for_each_block((1, 100_000), work)
+    with pytest.raises(InputError, match="later dates"):
+        for_each_block((5, 100_000), work)
+
+
+def test_values_beyond_every_binary_order_are_ranked() -> None:
+    """Ties among the largest numbers, beside missing values: where the sort keys are cut."""
+    values = np.full((2, 40), np.nan)
+    values[0, :6] = [1e308, 1.7e308, np.inf, 1.5e308, -1.7e308, -np.inf]
+    values[1, :4] = [np.inf, 3.0, -np.inf, 2.0]
+    found = average_ranks(values)
+    assert found[0, :6].tolist() == [3, 5, 6, 4, 2, 1]
+    assert found[1, :4].tolist() == [4, 3, 1, 2]
+
+
+def test_the_two_zeros_are_one_value() -> None:
+    """Alone among distinct values, where no other tie leads to the slower way."""
+    values = np.array([[1.0, -0.0, 2.0, 0.0, -3.0], [1.0, -0.0, 2.0, 0.5, -3.0]])
+    assert average_ranks(values).tolist() == [[4, 2.5, 5, 2.5, 1], [4, 2, 5, 3, 1]]
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.01, 0.4])
+def test_without_ties_the_rank_ic_is_that_of_scipy(missing: float) -> None:
+    rng = np.random.default_rng(7)
+    score, target = rng.standard_normal((2, 25, 700))
+    target += 0.1 * score
+    valid = rng.random(score.shape) >= missing
+    score[rng.random(score.shape) < missing] = np.nan
+    found = rank_ic(score, target, valid)
+    for day, value in enumerate(found):
+        use = valid[day] & np.isfinite(score[day])
+        expected = stats.spearmanr(score[day][use], target[day][use]).statistic
+        assert value == pytest.approx(expected, abs=1e-12)
