@@ -39,6 +39,7 @@ from atft_model.data.splits import assert_purged
 from atft_model.errors import InputError
 from atft_model.losses.total import TrainingLoss
 from atft_model.model.atft import ATFT, ModelShape
+from atft_model.model.graph_attention import EDGE_ATTRIBUTES
 from atft_model.model.initialization import initialize
 from atft_model.monitors.degeneracy_guard import DegeneracyGuard
 from atft_model.training.checkpoint import (
@@ -175,6 +176,7 @@ def run_identity(
         "panel": panel.hash,
         "features": list(panel.feature_names),
         "graph": graph.hash,
+        "edge_attributes": list(EDGE_ATTRIBUTES),
         "torch": torch.__version__,
         "device": device.type,
     }
@@ -321,6 +323,8 @@ def run_record(
         "checkpoint_hash": weights_hash(load_weights(best)),
         "panel_hash": panel.hash,
         "graph_hash": graph.hash,
+        "graph": graph.kind,
+        "edge_attributes": list(EDGE_ATTRIBUTES),
         "source": panel.source,
         "features": list(panel.feature_names),
         "horizons": list(panel.horizons),
@@ -361,7 +365,8 @@ def open_run(folder: Path) -> TrainedRun:
     """Opens a finished run after recomputing the hash of its weights.
 
     Raises:
-        InputError: no finished run there, or weights that are not those of the run record.
+        InputError: no finished run there, weights that are not those of the run record, or
+            weights for other edge attributes than today's.
     """
     if not (folder / "run.json").exists():
         raise InputError(f"{folder}: no finished run here (no run.json); train the model first")
@@ -372,6 +377,13 @@ def open_run(folder: Path) -> TrainedRun:
         raise InputError(
             f"{folder / 'best.pt'}: weights hash {found}, the run record says "
             f"{record['checkpoint_hash']}; the checkpoint is not of this run: train again"
+        )
+    # Runs of before the key had the first three.
+    attributes = record.get("edge_attributes", list(EDGE_ATTRIBUTES[:3]))
+    if attributes != list(EDGE_ATTRIBUTES):
+        raise InputError(
+            f"{folder}: trained with edge attributes {', '.join(attributes)}; this version has "
+            f"{', '.join(EDGE_ATTRIBUTES)}: train again"
         )
     scale = {name: tuple(values) for name, values in record["target_scale"].items()}
     return TrainedRun(
