@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -398,16 +398,17 @@ def open_run(folder: Path) -> TrainedRun:
 
 def predict(
     folder: Path, panel_folder: Path, graph_folder: Path, device: str = "auto",
-    with_random_graph: bool = False,
+    with_random_graph: bool = False, other_graphs: Sequence[Path] = (),
 ) -> pa.Table:  # fmt: skip
     """Scores of every validation and test date by the run's best weights.
 
     Args:
         with_random_graph: Also score the test dates with a random graph, as a control.
+        other_graphs: Folders of further graphs of the panel, to score the test dates with as well.
 
     Returns:
         One row per (date, code, horizon): run_id, checkpoint_hash, panel_hash, part (validation or
-        test), scorer ("model", or "model_random_graph"), score (the median) and the quantiles
+        test), scorer ("model", or "model_<kind>_graph"), score (the median) and the quantiles
         ``q05``, ``q25``, ...; in units of the scaled, demeaned target.
 
     Raises:
@@ -422,12 +423,16 @@ def predict(
     model.load_state_dict(dict(run.weights))
     quantiles = quantiles_from(panel.split.validation[0], run, model, panel, graph, where)
     table = score_table(run, panel, quantiles, "model")
-    if not with_random_graph:
-        return table
-    rewired = random_graph(graph)
-    quantiles = quantiles_from(panel.split.test[0], run, model, panel, rewired, where)
-    control = score_table(run, panel, quantiles, "model_random_graph")
-    return pa.concat_tables([table, control]).unify_dictionaries()
+    controls = [random_graph(graph)] if with_random_graph else []
+    names = ["random"] * len(controls)
+    for other in other_graphs:
+        controls.append(read_graph(other, panel))
+        names.append(controls[-1].kind)
+    tables = [table]
+    for name, control in zip(names, controls, strict=True):
+        quantiles = quantiles_from(panel.split.test[0], run, model, panel, control, where)
+        tables.append(score_table(run, panel, quantiles, f"model_{name}_graph"))
+    return pa.concat_tables(tables).unify_dictionaries()
 
 
 def quantiles_from(

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from atft_pipeline import alerts
-from atft_pipeline.assets import core, evaluation, features, graph, model, raw
+from atft_pipeline.assets import core, evaluation, features, graph, model, raw, structure
 from atft_pipeline.failures import console
 from atft_pipeline.resources import Lookahead, Market, SplitSettings
 from atft_pipeline.storage import Storage, TableIOManager, VersionIOManager
@@ -17,6 +17,7 @@ defs = dg.Definitions(
         *raw.ASSETS,
         *core.ASSETS,
         *features.ASSETS,
+        *structure.ASSETS,
         *graph.ASSETS,
         *model.ASSETS,
         *evaluation.ASSETS,

@@ -30,7 +30,7 @@ from atft_model.metrics.inference import sharpe
 from atft_model.metrics.portfolio import long_short_weights
 from atft_model.metrics.rank_ic import rank_ic
 from atft_model.training.health_record import read_health
-from atft_pipeline.assets import core, features, graph, model, raw
+from atft_pipeline.assets import core, features, graph, model, raw, structure
 from atft_pipeline.assets.model import epochs_table, gradients_table
 from atft_pipeline.checks.evaluation import (
     SkillGates,
@@ -58,7 +58,7 @@ CONTROL_SCORES = "random_graph_predictions"
 RANDOM = "random"
 SKILL = ("sharpe_above_threshold", "sharpe_significant", "rank_ic_positive",
          "rank_ic_above_baselines")  # fmt: skip
-ORACLE, SHUFFLED, RANDOM_GRAPH = "oracle", "shuffled_model", "model_random_graph"
+ORACLE, SHUFFLED = "oracle", "shuffled_model"
 BY_HORIZON = ("ridge", "random", "lightgbm")
 """Baselines that differ by horizon; the others give one score for all."""
 RIVALS = ("reversal_1d", "reversal_5d", "momentum_12_1", "low_volatility_60d", "ridge", "lightgbm")
@@ -72,7 +72,7 @@ CONFIG = {
 @dg.asset(
     group_name="evaluation", kinds={"pytorch", "parquet"}, pool="gpu", config_schema={},
     description="Scores of validation and test dates by the model in use, from its checkpoint; "
-                "and of test dates with a random graph, as a control.",
+                "and of test dates with a random graph and with others, as controls.",
 )  # fmt: skip
 @plain_failures
 def predictions(
@@ -85,7 +85,7 @@ def predictions(
     run_model_process(
         context,
         ["predict", "--run", str(folder), "--panel", str(panel), "--graph", str(stock_graph),
-         "--out", str(out), "--random-graph"],
+         "--out", str(out), "--random-graph", *other_graphs(storage, read_panel(panel).hash)],
     )  # fmt: skip
     try:
         frame = pl.read_parquet(out)
@@ -97,6 +97,18 @@ def predictions(
     storage.write_table(CONTROL_SCORES, frame.filter(~is_model))
     # An op that uses Pipes has to hand over events.
     return dg.Output(frame.filter(is_model))
+
+
+def other_graphs(storage: Storage, panel_hash: str) -> list[str]:
+    """Arguments that name the graphs beside the one in use, of the same panel."""
+    arguments = []
+    for kind in graph.OTHERS:
+        pointer = storage.other_graph(kind) / "current.json"
+        if pointer.exists():
+            folder = pointer.parent / json.loads(pointer.read_text())["hash"]
+            if json.loads((folder / "manifest.json").read_text())["panel_hash"] == panel_hash:
+                arguments += ["--other-graph", str(folder)]
+    return arguments
 
 
 @dg.asset(
@@ -353,11 +365,10 @@ def all_scores(
         grid = on_panel(rows.filter(pl.col("scorer") == MODEL), "score", panel)
         yield MODEL, horizon, grid
         yield SHUFFLED, horizon, shuffled_within_date(grid, seed=horizon)
-        yield (
-            RANDOM_GRAPH,
-            horizon,
-            on_panel(rows.filter(pl.col("scorer") == RANDOM_GRAPH), "score", panel),
-        )
+        for scorer in rows["scorer"].unique().sort():
+            if scorer != MODEL:
+                mine = rows.filter(pl.col("scorer") == scorer)
+                yield scorer, horizon, on_panel(mine, "score", panel)
     for scorer in baselines["scorer"].unique(maintain_order=True):
         mine = baselines.filter(pl.col("scorer") == scorer)
         for horizon in panel.horizons:
@@ -547,7 +558,8 @@ def known_limits(results: Iterable[ScorerResult], part: TestPart) -> list[str]:
 def _recorded_checks(context: dg.AssetExecutionContext) -> list[CheckRow]:
     """The newest verdict of every check of the other assets, from the instance."""
     rows = []
-    upstream = (*raw.ASSETS, *core.ASSETS, *features.ASSETS, *graph.ASSETS, *model.ASSETS)
+    upstream = (*raw.ASSETS, *core.ASSETS, *features.ASSETS, *structure.ASSETS, *graph.ASSETS,
+                *model.ASSETS)  # fmt: skip
     keys = [check.key for asset in upstream for check in asset.check_specs]
     storage = context.instance.event_log_storage
     latest = storage.get_latest_asset_check_execution_by_key(keys)
