@@ -7,6 +7,11 @@ The market is exogenous and comes from other stocks than the nodes do: a hash of
 stock either into its group's series or into the market's. An equal-weighted market of the nodes'
 own stocks is nearly their sum; regressed on it, every node would be a function of the others, and
 the graph dense (docs/structure.md has the figures).
+
+Other stocks are not enough: they belong to the same few groups, so the market's average still holds
+a share of each group's own moves, and what is left of the groups again sums to nearly zero. The
+market is therefore treated as known up to that error: a draw of the error, not its mean, is what
+the groups are left with (``unknown_part``; multiple imputation, Rubin 1987, with one imputation).
 """
 
 import hashlib
@@ -198,7 +203,38 @@ def group_series(
             f"market {config.min_members} stocks; lower min_members or give more stocks"
         )
     whole = whole[int(complete.argmax()) :]
-    return Series(whole[:, :-1], groups.names, whole[:, -1:], (MARKET,))
+    nodes, market = whole[:, :-1], whole[:, -1:]
+    inside = groups.of_stock[groups.in_market & (groups.of_stock != NO_GROUP)]
+    share = np.bincount(inside, minlength=len(groups.names)) / max(groups.in_market.sum(), 1)
+    nodes = nodes + unknown_part(nodes, market[:, 0], share)
+    return Series(nodes, groups.names, market, (MARKET,))
+
+
+def unknown_part(
+    nodes: Float[np.ndarray, "days groups"],
+    market: Float[np.ndarray, " days"],
+    share: Float[np.ndarray, " groups"],
+) -> Float[np.ndarray, "days groups"]:
+    """What one draw of the market's error adds to each group, by its slope on the market.
+
+    The market is m + Σ share·s, with s the groups' own moves and m what all have in common; taking
+    it out leaves each group with s − slope·Σ share·s, which gives every pair a covariance of minus
+    the error's variance v = Σ share²·var(s). Noise of that variance with the same slopes gives it
+    back. The variances solve var(left) = (1 − 2·share)·var(s) + v, one equation per group, exact
+    where own moves are uncorrelated. The noise has a seed of its own: the same for the same dates.
+    """
+    known = np.isfinite(nodes)
+    centred = market - market.mean()
+    slope = np.array([
+        np.cov(nodes[k, i], market[k])[0, 1] / market[k].var(ddof=1) for i, k in enumerate(known.T)
+    ])  # fmt: skip
+    left = np.nanvar(nodes - centred[:, None] * slope, axis=0)
+    scale = np.maximum(slope**2, 1e-12)
+    equations = np.diag(1 - 2 * share) + np.ones((len(share), 1)) * share**2
+    own = np.linalg.solve(equations, left / scale)
+    variance = float(share**2 @ np.maximum(own, 0.0))
+    noise = np.random.default_rng(len(market)).standard_normal(len(market))
+    return np.sqrt(variance) * noise[:, None] * slope
 
 
 def _mean_return(

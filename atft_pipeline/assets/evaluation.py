@@ -507,6 +507,7 @@ def write_report(
         quarantine=quarantine.group_by("reason").len("rows").sort("reason"),
         missing=dict(gaps.iter_rows()), breakdowns=breakdowns_table(done.breakdowns, {}),
         notes=known_limits(done.results, part),
+        structure=structure.report_section(storage, record["graph"]),
     )  # fmt: skip
     path = storage.reports / f"{record['run_id']}.html"
     write_text_atomically(path, render_report(data))

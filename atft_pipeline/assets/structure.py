@@ -1,7 +1,7 @@
 """The learned structure: which group of stocks drives which, from training dates alone."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from atft_model.structure.config import (
 )
 from atft_model.structure.groups import GroupConfig, Groups, group_series, group_stocks
 from atft_model.structure.record import StructureRecord
-from atft_model.structure.stored import StoredStructure, publish_structure
+from atft_model.structure.stored import StoredStructure, publish_structure, read_structure
 from atft_pipeline.checks.outcome import markdown_table
 from atft_pipeline.checks.structure import ASSET, not_learned, structure_check_specs
 from atft_pipeline.checks.structure import structure_outcomes as outcomes_of
 from atft_pipeline.config_schema import build, build_part, fields_of
 from atft_pipeline.failures import plain_failures
+from atft_pipeline.report.html import StructureSection
 from atft_pipeline.report.plots import figure_to_png_data_uri
 from atft_pipeline.report.structure import edges_table, plot_learning, plot_structure
 from atft_pipeline.storage import Storage
@@ -114,13 +115,40 @@ def groups_table(group_of: Mapping[str, str]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={"code": pl.String, "group": pl.String}, orient="row")
 
 
+def report_section(storage: Storage, graph: str) -> StructureSection | None:
+    """The learned structure for the report; None where nothing was learned.
+
+    Args:
+        graph: The kind of graph that the model was trained on.
+    """
+    if not (storage.structure / "current.json").exists():
+        return None
+    stored = read_structure(storage.structure)
+    if stored.record is None:
+        return None
+    refused = stored.refusal(stored.panel_hash)
+    if refused:
+        use = f"Not used, the correlation graph stands instead: {refused}."
+    elif graph in ("learned", "both"):
+        use = f"Every check holds; the model was trained on the graph {graph!r}, made of it."
+    else:
+        use = (
+            f"Every check holds; the model was trained on the graph {graph!r} all the same, as "
+            "configured. The scorer model learned graph above is the model with these links "
+            "instead, which it was not trained on."
+        )
+    members = Counter(stored.group_of.values())
+    return StructureSection(
+        edges_table(stored.record), stored.record.order, pl.DataFrame(list(stored.record.health)),
+        {name: members[name] for name in stored.record.names}, use,
+    )  # fmt: skip
+
+
 def _metadata(record: StructureRecord, groups: Groups, panel: Panel) -> dict[str, Any]:
     members = np.bincount(groups.of_stock[groups.of_stock >= 0], minlength=len(groups.names))
     rows = [(name, int(members[i]), ", ".join(groups.biggest[i]))
             for i, name in enumerate(groups.names)]  # fmt: skip
     edges = edges_table(record)
-    health = pl.DataFrame([asdict(row) if not isinstance(row, dict) else row
-                           for row in record.health])  # fmt: skip
     first, last = panel.part_dates("train")
     return {
         "learned": True,
@@ -136,7 +164,7 @@ def _metadata(record: StructureRecord, groups: Groups, panel: Panel) -> dict[str
         ),
         "edges": dg.MetadataValue.md(markdown_table(edges.columns, edges.iter_rows())),
         "graph": _picture(plot_structure(edges, record.order)),
-        "learning": _picture(plot_learning(health)),
+        "learning": _picture(plot_learning(pl.DataFrame(list(record.health)))),
     }
 
 

@@ -14,23 +14,21 @@ from atft_model.structure.simulate import var_with_dag
 from atft_model.structure.stored import read_structure
 from atft_pipeline.__main__ import exit_code
 
-SECTORS, EACH, DATES = 4, 16, 640
+SECTORS, EACH, DATES = 8, 14, 520
 QUICK = {
-    "search": {"random_starts": 3},
-    "bootstrap": {"resamples": 6},
-    "gradient": {"epochs_per_stage": 5},
+    "search": {"random_starts": 2},
+    "bootstrap": {"resamples": 4, "shuffles": 4},
+    "min_members": 3,
 }
 
 
 def planted(sectors: bool, linked: bool = True) -> Panel:
-    """Stocks that follow their sector, which follow each other; or nothing but noise."""
+    """Stocks that follow their sector, which follow each other; or the market alone."""
     made = make_panel(dates=DATES, stocks=SECTORS * EACH)
     rng = np.random.default_rng(5)
     group = np.repeat(np.arange(SECTORS), EACH)
-    leaders = var_with_dag(2, SECTORS, DATES, edges_per_node=1.0).values
-    if not linked:
-        leaders = rng.standard_normal(leaders.shape)
-    common = leaders / leaders.std(axis=0)
+    leaders = var_with_dag(2, SECTORS, DATES, edges_per_node=0.5).values
+    common = leaders / leaders.std(axis=0) if linked else np.zeros(leaders.shape)
     daily = 0.01 * (
         common[:, group]
         + rng.standard_normal((DATES, 1))
@@ -40,7 +38,7 @@ def planted(sectors: bool, linked: bool = True) -> Panel:
         made,
         daily_return=np.where(made.observed, daily, np.nan).astype(np.float32),
         sector=(group + 1 if sectors else np.zeros_like(group)).astype(np.int16),
-        sectors=("unknown", *"abcd") if sectors else ("unknown",),
+        sectors=("unknown", *"abcdefgh") if sectors else ("unknown",),
     )
 
 
@@ -115,7 +113,7 @@ def test_where_nothing_is_linked_the_correlation_graph_stands_in_and_says_so(run
 
 def test_a_market_too_small_for_a_structure_still_gets_its_graph(run, tmp_path):
     store(planted(sectors=True), tmp_path)
-    result = run("learned_structure+", tmp_path, learned_structure=QUICK | {"min_members": 40})
+    result = run("learned_structure+", tmp_path, learned_structure=QUICK | {"min_members": 60})
     assert exit_code(result) == 0
     assert len(failed(result)) == 9  # all of learned_structure; the graph is as configured
     assert metadata(result, "learned_structure")["learned"] is False

@@ -8,6 +8,7 @@ import pytest
 from atft_model.data.panel import Panel
 from atft_model.data.toy_panel import make_panel
 from atft_model.errors import InputError
+from atft_model.structure import groups as groups_module
 from atft_model.structure.groups import (
     MARKET,
     NO_GROUP,
@@ -16,7 +17,9 @@ from atft_model.structure.groups import (
     group_stocks,
     links_of,
     market_half,
+    unknown_part,
 )
+from atft_model.structure.series import Series, make_table
 from tests.support.structure_record import sound_record
 
 CONFIG = GroupConfig(clusters=4, min_members=3)
@@ -80,8 +83,27 @@ def test_a_sector_that_is_too_small_is_left_out_by_name(panel):
     assert (groups.of_stock[:4] == NO_GROUP).all()
 
 
-def test_series_are_means_of_other_stocks_than_the_markets(panel):
+def test_taking_the_market_out_does_not_tie_groups_that_have_no_ties():
+    """Less an average of all, each is minus the others: a correlation of -1/7 among eight."""
+    rng = np.random.default_rng(2)
+    own = rng.standard_normal((20_000, 8)) * np.linspace(0.7, 1.3, 8)
+    market = 2 * rng.standard_normal((20_000, 1))
+    share = np.full(8, 1 / 8)
+    slope = np.linspace(0.6, 1.4, 8)
+    average = market + own @ share[:, None]
+    returns = own * slope + market * slope
+
+    def ties(values: np.ndarray) -> float:
+        rows = make_table(Series(values, tuple("abcdefgh"), average, (MARKET,)), 0).rows
+        return float(np.corrcoef(rows.T)[np.triu_indices(8, 1)].mean())
+
+    assert ties(returns) == pytest.approx(-1 / 7, abs=0.02)
+    assert ties(returns + unknown_part(returns, average[:, 0], share)) == pytest.approx(0, abs=0.01)
+
+
+def test_series_are_means_of_other_stocks_than_the_markets(panel, monkeypatch):
     groups = grouped(panel)
+    monkeypatch.setattr(groups_module, "unknown_part", lambda nodes, *_: np.zeros_like(nodes))
     series = group_series(panel, groups, panel.split.train, CONFIG)
     assert series.exogenous_names == (MARKET,)
     assert series.exogenous is not None
