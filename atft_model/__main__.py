@@ -63,6 +63,13 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--random-graph", action="store_true", help="score the test dates with "
                          "a random graph too, as a control")  # fmt: skip
     predict.add_argument("--newest", action="store_true", help="score the newest date alone")
+    predict.add_argument(
+        "--other-graph",
+        type=Path,
+        action="append",
+        default=[],
+        help="score the test dates with this graph too; may be repeated",
+    )
     predict.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     predict.set_defaults(command=run_predict)
 
@@ -149,7 +156,7 @@ def run_predict(options: argparse.Namespace, reporter: Reporter) -> int:
 
     table = predict(
         options.run, options.panel, options.graph, options.device, options.random_graph,
-        options.newest,
+        options.newest, options.other_graph,
     )  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)
     temporary = options.out.with_name(f".{options.out.name}.{os.getpid()}.tmp")

@@ -12,7 +12,7 @@ import platform
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +41,7 @@ from atft_model.data.splits import assert_purged
 from atft_model.errors import InputError
 from atft_model.losses.total import TrainingLoss
 from atft_model.model.atft import ATFT, ModelShape
+from atft_model.model.graph_attention import EDGE_ATTRIBUTES
 from atft_model.model.initialization import initialize
 from atft_model.monitors.degeneracy_guard import DegeneracyGuard
 from atft_model.training.checkpoint import (
@@ -184,6 +185,7 @@ def run_identity(
         "panel": panel.hash,
         "features": list(panel.feature_names),
         "graph": graph.hash,
+        "edge_attributes": list(EDGE_ATTRIBUTES),
         "torch": torch.__version__,
         "device": device.type,
     }
@@ -330,6 +332,8 @@ def run_record(
         "checkpoint_hash": weights_hash(load_weights(best)),
         "panel_hash": panel.hash,
         "graph_hash": graph.hash,
+        "graph": graph.kind,
+        "edge_attributes": list(EDGE_ATTRIBUTES),
         "source": panel.source,
         "features": list(panel.feature_names),
         "horizons": list(panel.horizons),
@@ -372,7 +376,8 @@ def open_run(folder: Path) -> TrainedRun:
     """Opens a finished run after recomputing the hash of its weights.
 
     Raises:
-        InputError: no finished run there, or weights that are not those of the run record.
+        InputError: no finished run there, weights that are not those of the run record, or
+            weights for other edge attributes than today's.
     """
     if not (folder / "run.json").exists():
         raise InputError(f"{folder}: no finished run here (no run.json); train the model first")
@@ -383,6 +388,13 @@ def open_run(folder: Path) -> TrainedRun:
         raise InputError(
             f"{folder / 'best.pt'}: weights hash {found}, the run record says "
             f"{record['checkpoint_hash']}; the checkpoint is not of this run: train again"
+        )
+    # Runs of before the key had the first three.
+    attributes = record.get("edge_attributes", list(EDGE_ATTRIBUTES[:3]))
+    if attributes != list(EDGE_ATTRIBUTES):
+        raise InputError(
+            f"{folder}: trained with edge attributes {', '.join(attributes)}; this version has "
+            f"{', '.join(EDGE_ATTRIBUTES)}: train again"
         )
     scale = {name: tuple(values) for name, values in record["target_scale"].items()}
     return TrainedRun(
@@ -397,7 +409,7 @@ def open_run(folder: Path) -> TrainedRun:
 
 def predict(
     folder: Path, panel_folder: Path, graph_folder: Path, device: str = "auto",
-    with_random_graph: bool = False, newest_only: bool = False,
+    with_random_graph: bool = False, newest_only: bool = False, other_graphs: Sequence[Path] = (),
 ) -> pa.Table:  # fmt: skip
     """Scores of every validation and test date by the run's best weights.
 
@@ -406,10 +418,11 @@ def predict(
     Args:
         with_random_graph: Also score the test dates with a random graph, as a control.
         newest_only: Score the newest date with a trading universe alone.
+        other_graphs: Folders of further graphs of the panel, to score the test dates with as well.
 
     Returns:
         One row per (date, code, horizon): run_id, checkpoint_hash, panel_hash, part (validation or
-        test), scorer ("model", or "model_random_graph"), score (the median) and the quantiles
+        test), scorer ("model", or "model_<kind>_graph"), score (the median) and the quantiles
         ``q05``, ``q25``, ...; in units of the scaled, demeaned target.
 
     Raises:
@@ -428,12 +441,16 @@ def predict(
     first = newest_scorable(panel) if newest_only else panel.split.validation[0]
     quantiles = quantiles_from(first, run, model, panel, graph, where)
     table = score_table(run, panel, quantiles, "model")
-    if not with_random_graph:
-        return table
-    rewired = random_graph(graph)
-    quantiles = quantiles_from(panel.split.test[0], run, model, panel, rewired, where)
-    control = score_table(run, panel, quantiles, "model_random_graph")
-    return pa.concat_tables([table, control]).unify_dictionaries()
+    controls = [random_graph(graph)] if with_random_graph else []
+    names = ["random"] * len(controls)
+    for other in other_graphs:
+        controls.append(read_graph(other, panel))
+        names.append(controls[-1].kind)
+    tables = [table]
+    for name, control in zip(names, controls, strict=True):
+        quantiles = quantiles_from(panel.split.test[0], run, model, panel, control, where)
+        tables.append(score_table(run, panel, quantiles, f"model_{name}_graph"))
+    return pa.concat_tables(tables).unify_dictionaries()
 
 
 def quantiles_from(

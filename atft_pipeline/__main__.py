@@ -190,11 +190,12 @@ def selected(select: str, graph: Any) -> list[dg.AssetKey]:
 
 def exit_code(result: dg.ExecuteInProcessResult) -> int:
     """1 when an asset failed or an integrity check did; skill verdicts do not count."""
-    kinds = {check.name: (check.metadata or {}).get("kind")
+    # By asset too: two assets may have a check of one name and not of one kind.
+    kinds = {check.key: (check.metadata or {}).get("kind")
              for asset in defs.resolve_asset_graph().assets_defs
              for check in asset.check_specs}  # fmt: skip
     stopped = any(
-        kinds[check.check_name] != "skill" and check.severity == dg.AssetCheckSeverity.ERROR
+        kinds[check.asset_check_key] != "skill" and check.severity == dg.AssetCheckSeverity.ERROR
         for check in result.get_asset_check_evaluations()
         if not check.passed
     )

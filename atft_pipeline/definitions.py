@@ -11,6 +11,7 @@ from atft_pipeline.assets import (
     model,
     raw,
     serving,
+    structure,
     walk_forward,
 )
 from atft_pipeline.failures import console
@@ -26,6 +27,7 @@ defs = dg.Definitions(
         *raw.ASSETS,
         *core.ASSETS,
         *features.ASSETS,
+        *structure.ASSETS,
         *graph.ASSETS,
         *model.ASSETS,
         *evaluation.ASSETS,

@@ -57,6 +57,15 @@ class Storage(dg.ConfigurableResource):
         return self.root / "stock_graph"
 
     @property
+    def structure(self) -> Path:
+        """Versions of the learned structure."""
+        return self.root / "learned_structure"
+
+    def other_graph(self, kind: str) -> Path:
+        """Versions of a graph that is not in use, scored with as a control."""
+        return self.root / "other_graphs" / kind
+
+    @property
     def models(self) -> Path:
         """One folder per training run, and the files of ``POINTERS``."""
         return self.root / "models"

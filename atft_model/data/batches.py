@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from atft_model.data.graph import StockGraph
+from atft_model.data.group_links import LINK_ATTRIBUTES
 from atft_model.data.normalizer import TimeSeriesStatistics, apply_time_series
 from atft_model.data.panel import Panel, window_observed
 from atft_model.errors import InputError
@@ -43,7 +44,7 @@ class WindowBatch:
     sector: Int[Tensor, "runs stocks"]
     market: Int[Tensor, "runs stocks"]
     neighbours: Int[Tensor, "runs length stocks k"]
-    edge_attr: Float[Tensor, "runs length stocks k 3"]
+    edge_attr: Float[Tensor, "runs length stocks k attributes"]
     scorable: Bool[Tensor, "runs length stocks"]
     target: Float[Tensor, "runs length stocks horizons"]
     valid: Bool[Tensor, "runs length stocks horizons"]
@@ -90,6 +91,11 @@ class DevicePanel:
         self.graph_index = torch.from_numpy(graph.at(len(panel.dates))).to(device)
         self.neighbours = torch.from_numpy(np.array(graph.neighbours)).long().to(device)
         self.correlation = torch.from_numpy(np.array(graph.correlation)).to(device)
+        no_link = np.zeros((1, len(LINK_ATTRIBUTES)), dtype=np.float32)
+        links = no_link if graph.links is None else graph.links
+        self.links = torch.from_numpy(np.array(links)).to(device)
+        link = None if graph.link is None else torch.from_numpy(np.array(graph.link)).to(device)
+        self.link: Tensor | None = link
 
     def batch(self, starts: np.ndarray, length: int) -> WindowBatch:
         """The batch of runs that begin at signal dates ``starts`` (positions) of one ``length``."""
@@ -117,7 +123,7 @@ class DevicePanel:
         )
 
     def _edges(self, positions: Tensor, stocks: Tensor) -> tuple[Tensor, Tensor]:
-        """Neighbours of each (date, stock) and [correlation, same_sector, same_market].
+        """Neighbours of each (date, stock) and their ``EDGE_ATTRIBUTES``.
 
         A neighbour that is not observed on the date itself, or that has no whole window, is
         no neighbour that day (-1). Neighbours are columns of the batch.
@@ -135,6 +141,8 @@ class DevicePanel:
             ],
             dim=-1,
         )
+        link = torch.zeros_like(neighbours) if self.link is None else self.link[cells].long()
+        attributes = torch.cat([attributes, self.links[link]], dim=-1)
         usable = known & self.scorable[positions[:, :, None, None], stock]
         column = torch.full((len(stocks), len(self.sector)), -1, device=self.device)
         order = torch.arange(stocks.shape[1], device=self.device)

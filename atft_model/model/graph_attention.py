@@ -5,14 +5,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch_geometric.nn import GATv2Conv
 
+from atft_model.data.group_links import LINK_ATTRIBUTES
 from atft_model.model.gated_residual import GatedSkip
 
-EDGE_ATTRIBUTES = ("correlation", "same_sector", "same_market")
+EDGE_ATTRIBUTES = ("correlation", "same_sector", "same_market", *LINK_ATTRIBUTES)
+"""One layout for every graph: links are 0 where the graph has none."""
 
 
 def flat_edges(
-    neighbours: Int[Tensor, "graphs stocks k"], edge_attr: Float[Tensor, "graphs stocks k 3"]
-) -> tuple[Int[Tensor, "2 edges"], Float[Tensor, "edges 3"]]:
+    neighbours: Int[Tensor, "graphs stocks k"],
+    edge_attr: Float[Tensor, "graphs stocks k attributes"],
+) -> tuple[Int[Tensor, "2 edges"], Float[Tensor, "edges attributes"]]:
     """Edges neighbour -> stock of many dates as one graph with disjoint parts.
 
     Missing neighbours (-1) become edges of one extra node onto itself, so the number of edges does
@@ -25,7 +28,7 @@ def flat_edges(
     missing = neighbours < 0
     source = torch.where(missing, sink, neighbours + first)
     target = torch.where(missing, sink, node.expand(graphs, stocks, k))
-    return torch.stack([source.flatten(), target.flatten()]), edge_attr.reshape(-1, 3)
+    return torch.stack([source.flatten(), target.flatten()]), edge_attr.flatten(0, 2)
 
 
 class GraphAttention(nn.Module):
@@ -52,7 +55,7 @@ class GraphAttention(nn.Module):
         self,
         x: Float[Tensor, "graphs stocks size"],
         neighbours: Int[Tensor, "graphs stocks k"],
-        edge_attr: Float[Tensor, "graphs stocks k 3"],
+        edge_attr: Float[Tensor, "graphs stocks k attributes"],
     ) -> Float[Tensor, "graphs stocks size"]:
         """Each stock's state with what its neighbours add."""
         graphs, stocks, size = x.shape

@@ -13,7 +13,7 @@ are. The prior is an assumption: see docs/structure.md for what it does where no
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from atft_model.structure.density import Density, Fit
 from atft_model.structure.order_search import SMALLEST_GAIN
@@ -27,9 +27,10 @@ Parents = tuple[int, ...]
 class Prior:
     """What is believed about effects before the data."""
 
-    effect_scale: float
-    """Width of the normal prior of an effect in noise units; 0 leaves the extended BIC."""
-    edge_cost: float
+    effect_scale: float | Float[np.ndarray, "targets candidates"]
+    """Width of the normal prior of an effect in noise units, of all or of each possible edge; the
+    number 0 leaves the extended BIC."""
+    edge_cost: float | Float[np.ndarray, "targets candidates"]
     """Cost of an edge: twice the log odds against it before the data, plus, where
     ``effect_scale`` is 0, the log of the rows."""
 
@@ -41,6 +42,10 @@ class Climber:
         self.density = density
         self.prior = prior
         self._fits: dict[tuple[int, Parents], Fit] = {}
+        edges = density.targets, density.candidates
+        self.by_scale = bool(np.any(prior.effect_scale))
+        self.scale = np.broadcast_to(np.asarray(prior.effect_scale, dtype=float), edges)
+        self.cost = np.broadcast_to(np.asarray(prior.edge_cost, dtype=float), edges)
 
     def climb(
         self, start: Bool[np.ndarray, "targets candidates"]
@@ -107,27 +112,26 @@ class _State:
 
     def _set(self, target: int, parents: Parents) -> None:
         climber, targets = self.climber, len(self.own)
-        prior = climber.prior
         fit = climber.fit(target, parents)
+        edges = list(parents)
         self.log_noise[target] = np.log(fit.noise_variance)
         self.squares[:, target] = 0.0
         self.counts[:, target] = 0.0
-        self.own[target] = fit.log_likelihood - len(parents) * prior.edge_cost
-        if prior.effect_scale and parents:
+        self.own[target] = fit.log_likelihood - climber.cost[target, edges].sum()
+        if climber.by_scale and parents:
             units = np.array(parents) % targets
-            np.add.at(self.squares[:, target], units, fit.weights**2)
+            scale = climber.scale[target, edges]
+            np.add.at(self.squares[:, target], units, (fit.weights / scale) ** 2)
             np.add.at(self.counts[:, target], units, 1.0)
-            self.own[target] -= fit.log_information + len(parents) * (
-                self.log_noise[target] + 2 * np.log(prior.effect_scale)
-            )
+            self.own[target] -= fit.log_information + len(parents) * self.log_noise[target]
+            self.own[target] -= 2 * np.log(scale).sum()
 
     def _total(self) -> float:
         """Twice the log posterior: likelihoods, volumes and the prior of effects."""
-        scale = self.climber.prior.effect_scale
-        if not scale:
+        if not self.climber.by_scale:
             return float(self.own.sum())
         noise = np.exp(self.log_noise)
-        size = noise @ self.squares @ (1 / noise) / scale**2
+        size = noise @ self.squares @ (1 / noise)
         return float(self.own.sum() + self.counts.sum(axis=1) @ self.log_noise - size)
 
     def total_after(self, change: dict[int, Parents]) -> float:

@@ -30,7 +30,7 @@ from atft_model.metrics.inference import sharpe
 from atft_model.metrics.portfolio import long_short_weights
 from atft_model.metrics.rank_ic import rank_ic
 from atft_model.training.health_record import read_health
-from atft_pipeline.assets import core, features, graph, model, raw
+from atft_pipeline.assets import core, features, graph, model, raw, structure
 from atft_pipeline.assets.model import epochs_table, gradients_table
 from atft_pipeline.checks.evaluation import (
     SkillGates,
@@ -48,7 +48,13 @@ from atft_pipeline.checks.record import write_verdicts
 from atft_pipeline.config_schema import build, fields_of
 from atft_pipeline.failures import plain_failures
 from atft_pipeline.processes import run_model_process
-from atft_pipeline.report.html import CheckRow, ReportData, Verdict, render_report
+from atft_pipeline.report.html import (
+    CheckRow,
+    ReportData,
+    StructureSection,
+    Verdict,
+    render_report,
+)
 from atft_pipeline.report.plots import figure_to_png_data_uri, plot_cumulative_return, plot_scorers
 from atft_pipeline.storage import Storage, write_parquet
 from atft_pipeline.transforms.boosted_trees import boosted_trees
@@ -59,7 +65,7 @@ CONTROL_SCORES = "random_graph_predictions"
 RANDOM = "random"
 SKILL = ("sharpe_above_threshold", "sharpe_significant", "rank_ic_positive",
          "rank_ic_above_baselines")  # fmt: skip
-ORACLE, SHUFFLED, RANDOM_GRAPH = "oracle", "shuffled_model", "model_random_graph"
+ORACLE, SHUFFLED = "oracle", "shuffled_model"
 BY_HORIZON = ("ridge", "random", "lightgbm")
 """Baselines that differ by horizon; the others give one score for all."""
 RIVALS = ("reversal_1d", "reversal_5d", "momentum_12_1", "low_volatility_60d", "ridge", "lightgbm")
@@ -73,7 +79,7 @@ CONFIG = {
 @dg.asset(
     group_name="evaluation", kinds={"pytorch", "parquet"}, pool="gpu", config_schema={},
     description="Scores of validation and test dates by the model in use, from its checkpoint; "
-                "and of test dates with a random graph, as a control.",
+                "and of test dates with a random graph and with others, as controls.",
 )  # fmt: skip
 @plain_failures
 def predictions(
@@ -86,7 +92,7 @@ def predictions(
     run_model_process(
         context,
         ["predict", "--run", str(folder), "--panel", str(panel), "--graph", str(stock_graph),
-         "--out", str(out), "--random-graph"],
+         "--out", str(out), "--random-graph", *other_graphs(storage, read_panel(panel).hash)],
     )  # fmt: skip
     try:
         frame = pl.read_parquet(out)
@@ -98,6 +104,18 @@ def predictions(
     storage.write_table(CONTROL_SCORES, frame.filter(~is_model))
     # An op that uses Pipes has to hand over events.
     return dg.Output(frame.filter(is_model))
+
+
+def other_graphs(storage: Storage, panel_hash: str) -> list[str]:
+    """Arguments that name the graphs beside the one in use, of the same panel."""
+    arguments = []
+    for kind in graph.OTHERS:
+        pointer = storage.other_graph(kind) / "current.json"
+        if pointer.exists():
+            folder = pointer.parent / json.loads(pointer.read_text())["hash"]
+            if json.loads((folder / "manifest.json").read_text())["panel_hash"] == panel_hash:
+                arguments += ["--other-graph", str(folder)]
+    return arguments
 
 
 @dg.asset(
@@ -397,11 +415,10 @@ def all_scores(
         grid = on_panel(rows.filter(pl.col("scorer") == MODEL), "score", panel)
         yield MODEL, horizon, grid
         yield SHUFFLED, horizon, shuffled_within_date(grid, seed=horizon)
-        yield (
-            RANDOM_GRAPH,
-            horizon,
-            on_panel(rows.filter(pl.col("scorer") == RANDOM_GRAPH), "score", panel),
-        )
+        for scorer in rows["scorer"].unique().sort():
+            if scorer != MODEL:
+                mine = rows.filter(pl.col("scorer") == scorer)
+                yield scorer, horizon, on_panel(mine, "score", panel)
     for scorer in baselines["scorer"].unique(maintain_order=True):
         mine = baselines.filter(pl.col("scorer") == scorer)
         for horizon in panel.horizons:
@@ -527,6 +544,7 @@ def write_report(
         [*recorded_checks(context), *(check_row("evaluation", o) for o in outcomes)],
         [*known_limits(done.results, part), "One split, one seed: see walk_forward_evaluation."],
         epochs_table(record), gradients_table(health),
+        structure.report_section(storage, record["graph"]),
     )  # fmt: skip
     path = storage.reports / f"{record['run_id']}.html"
     write_text_atomically(path, render_report(data))
@@ -546,6 +564,7 @@ def panel_identity(part: TestPart) -> dict[str, str]:
 def report_data(
     title: str, identity: dict[str, str], storage: Storage, part: TestPart, done: Evaluated,
     checks: list[CheckRow], notes: list[str], epochs: pl.DataFrame, gradients: pl.DataFrame,
+    learned: StructureSection | None = None,
 ) -> ReportData:  # fmt: skip
     """Everything that a report shows, of one split or of a walk-forward."""
     failed = tuple(f"{row.name}: {row.figure}" for row in checks
@@ -561,7 +580,7 @@ def report_data(
         epochs=epochs, gradients=gradients,
         quarantine=quarantine.group_by("reason").len("rows").sort("reason"),
         missing=dict(gaps.iter_rows()), breakdowns=breakdowns_table(done.breakdowns, {}),
-        notes=notes,
+        notes=notes, structure=learned,
     )  # fmt: skip
 
 
@@ -609,7 +628,8 @@ def known_limits(results: Iterable[ScorerResult], part: TestPart) -> list[str]:
 def recorded_checks(context: dg.AssetExecutionContext) -> list[CheckRow]:
     """The newest verdict of every check of the other assets, from the instance."""
     rows = []
-    upstream = (*raw.ASSETS, *core.ASSETS, *features.ASSETS, *graph.ASSETS, *model.ASSETS)
+    upstream = (*raw.ASSETS, *core.ASSETS, *features.ASSETS, *structure.ASSETS, *graph.ASSETS,
+                *model.ASSETS)  # fmt: skip
     kinds = {check.key: (check.metadata or {})["kind"]
              for asset in upstream for check in asset.check_specs}  # fmt: skip
     keys = list(kinds)

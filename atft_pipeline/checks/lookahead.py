@@ -161,6 +161,8 @@ def graph_table(graph: StockGraph, panel: Panel) -> pl.DataFrame:
         table[f"neighbour_{rank + 1}"] = pl.Series(name)
         value = np.asarray(graph.correlation[rows, stocks, rank])
         table[f"correlation_{rank + 1}"] = pl.Series(value)
+        if graph.link is not None:
+            table[f"link_{rank + 1}"] = pl.Series(np.asarray(graph.link[rows, stocks, rank]))
     return pl.DataFrame(table)
 
 

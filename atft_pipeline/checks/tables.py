@@ -10,6 +10,7 @@ from pandera.errors import SchemaErrors
 
 from atft_model.config import setting
 from atft_model.data.graph import StockGraph
+from atft_model.data.group_links import GroupLinks
 from atft_model.data.normalizer import FLOAT32_NOISE
 from atft_model.data.panel import Panel
 from atft_pipeline.checks.outcome import Outcome, markdown_table
@@ -153,9 +154,18 @@ def _dead_columns(rows: np.ndarray, panel: Panel, part: str, gate: PanelGate) ->
     return faults
 
 
-def stocks_have_neighbours(graph: StockGraph, panel: Panel) -> Outcome:
-    """Most tradable stocks have neighbours on the refresh dates, or the graph adds nothing."""
+def stocks_have_neighbours(
+    graph: StockGraph, panel: Panel, links: GroupLinks | None = None
+) -> Outcome:
+    """Most tradable stocks have neighbours on the refresh dates, or the graph adds nothing.
+
+    In a graph of learned links alone, only stocks of groups that others drive can have any; such
+    groups have to exist.
+    """
     tradable = np.asarray(panel.tradable[graph.refresh])
+    if graph.kind == "learned" and links is not None:
+        driven = np.append((links.between > 0).any(axis=0), False)
+        tradable = tradable & driven[links.groups(panel.codes)]
     linked = (graph.neighbours >= 0).any(axis=2) & tradable
     share = float(linked.sum() / max(tradable.sum(), 1))
     degree = float((graph.neighbours >= 0).sum(axis=2)[linked].mean()) if linked.any() else 0.0

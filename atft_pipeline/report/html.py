@@ -27,8 +27,10 @@ from atft_pipeline.report.plots import (
     plot_training,
     scorer_label,
 )
+from atft_pipeline.report.structure import plot_learning, plot_structure
 
 HEADLINE_HORIZON = 5  # the Sharpe verdict judges five days (decile long-short, net)
+WRITTEN_LINKS = 40
 
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "horizons": (
@@ -126,6 +128,25 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class StructureSection:
+    """The learned structure as the page shows it.
+
+    Attributes:
+        edges: As ``structure.edges_table`` gives them.
+        order: Names of the groups from causes to effects.
+        health: The gradient stage by epoch.
+        members: For each group its number of stocks.
+        use: What became of it: in which graph it is, or why in none.
+    """
+
+    edges: pl.DataFrame
+    order: Sequence[str]
+    health: pl.DataFrame
+    members: dict[str, int]
+    use: str
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything that the page shows. A frame without rows is shown as "not recorded".
 
@@ -146,6 +167,7 @@ class ReportData:
             by age, sector, size, year, month and predicted quantile.
         missing: What the data lack, and what follows from that.
         notes: Known limits of this evaluation.
+        structure: The learned structure; None where none was learned.
 
     Raises:
         ValueError: A frame lacks a column, or an accepting verdict stands over a failed check.
@@ -165,6 +187,7 @@ class ReportData:
     breakdowns: pl.DataFrame
     missing: dict[str, str]
     notes: Sequence[str]
+    structure: StructureSection | None = None
 
     def __post_init__(self) -> None:
         for name, columns in _COLUMNS.items():
@@ -240,6 +263,7 @@ def render_report(data: ReportData) -> str:
         horizon_tables=_horizon_tables(data.horizons),
         breakdowns=_breakdowns(data.breakdowns),
         quarantine=_quarantine_rows(data.quarantine),
+        structure=_structure(data.structure),
     )
 
 
@@ -340,6 +364,38 @@ def _key_figures(horizons: pl.DataFrame) -> list[_KeyFigure]:
         share = _percent(row["oracle_share"], 0)
         figures.append(_KeyFigure("Share of oracle", share, "of the planted signal's rank IC"))
     return figures
+
+
+def _structure(section: StructureSection | None) -> dict[str, Any] | None:
+    """Pictures and the table of links; ``WRITTEN_LINKS`` of them, strong first."""
+    if section is None:
+        return None
+    kept = section.edges.filter(pl.col("kept"))
+    rows = [
+        (row["source"], row["target"], "same day" if row["lag"] == 0 else f"{row['lag']} d",
+         _number(row["weight"], 2), _percent(row["confidence"], 0))
+        for row in kept.head(WRITTEN_LINKS).iter_rows(named=True)
+    ]  # fmt: skip
+    return {
+        "use": section.use,
+        "groups": ", ".join(f"{name} ({count})" for name, count in section.members.items()),
+        "rows": rows,
+        "more": max(kept.height - WRITTEN_LINKS, 0),
+        "figures": [
+            _Figure(
+                "Which group drives which",
+                figure_to_svg(plot_structure(section.edges, section.order)),
+                "Learned from daily returns of the training dates, the market taken out. Solid: "
+                "within the day; dashed: on the next; orange: negative; pale: rarely found again "
+                "in resamples of the days; a ring: a group's own past.",
+            ),
+            _Figure(
+                "How it was learned",
+                figure_to_svg(plot_learning(section.health)),
+                "The gradient stage, which proposes; the order search decides.",
+            ),
+        ],
+    }
 
 
 def _check_groups(checks: Sequence[CheckRow]) -> list[dict[str, Any]]:

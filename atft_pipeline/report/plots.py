@@ -63,8 +63,8 @@ def plot_cumulative_return(daily: pl.DataFrame) -> "Figure":
     """
     from matplotlib.ticker import FuncFormatter
 
-    with _style():
-        figure = _new_figure(height=4.1)
+    with style():
+        figure = new_figure(height=4.1)
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.1])
         model = daily.filter(pl.col("scorer") == MODEL_SCORER).sort("date").drop_nulls()
         _draw_no_skill_band(top, model)
@@ -105,8 +105,8 @@ def plot_compared_returns(daily: pl.DataFrame) -> "Figure":
     """
     from matplotlib.ticker import FuncFormatter
 
-    with _style():
-        figure = _new_figure(height=3.2)
+    with style():
+        figure = new_figure(height=3.2)
         axes = figure.subplots()
         dates = np.array([], dtype="datetime64[D]")
         for run, colour, dash in _compared(daily):
@@ -130,8 +130,8 @@ def plot_compared_rank_ic(rank_ic_by_date: pl.DataFrame, horizon: int) -> "Figur
         rank_ic_by_date: (run, date, rank_ic) of two runs on the same dates; NaN where undefined.
         horizon: Of both, in trading days.
     """
-    with _style():
-        figure = _new_figure(height=3.2)
+    with style():
+        figure = new_figure(height=3.2)
         axes = figure.subplots()
         dates = np.array([], dtype="datetime64[D]")
         for run, colour, dash in _compared(rank_ic_by_date):
@@ -169,8 +169,8 @@ def plot_rank_ic(
     dates = series["date"].to_numpy()
     values = _floats(series, "rank_ic")
     means, errors = _rolling_mean(values, horizon)
-    with _style():
-        figure = _new_figure(height=2.9)
+    with style():
+        figure = new_figure(height=2.9)
         axes = figure.subplots()
         known = np.isfinite(values)
         if known.any():
@@ -205,8 +205,8 @@ def plot_rank_ic_by_month(months: pl.DataFrame) -> "Figure":
     months = months.sort("group")
     dates = months["group"].str.to_date("%Y-%m").to_numpy()
     mean, reach = _floats(months, "value"), NORMAL_95 * _floats(months, "standard_error")
-    with _style():
-        figure = _new_figure(height=2.9)
+    with style():
+        figure = new_figure(height=2.9)
         axes = figure.subplots()
         axes.bar(dates, mean, width=22.0, color=MODEL_TINT)
         axes.errorbar(dates, mean, yerr=reach, fmt="none", ecolor=INK, elinewidth=0.9)
@@ -224,8 +224,8 @@ def plot_decay(ages: pl.DataFrame) -> "Figure":
     """
     ages = ages.with_columns(age=pl.col("group").cast(pl.Int64)).sort("horizon", "age")
     shown = ages["age"].unique().sort().to_list()
-    with _style():
-        figure = _new_figure(height=2.9)
+    with style():
+        figure = new_figure(height=2.9)
         axes = figure.subplots()
         for number, horizon in enumerate(ages["horizon"].unique().sort().to_list()):
             line = ages.filter(pl.col("horizon") == horizon)
@@ -262,8 +262,8 @@ def plot_scorers(horizons: pl.DataFrame, horizon: int) -> "Figure":
     names = rows["scorer"].to_list()
     place = np.arange(len(names))
     of_model = np.array([name == MODEL_SCORER for name in names])
-    with _style():
-        figure = _new_figure(height=1.1 + 0.235 * max(len(names), 4))
+    with style():
+        figure = new_figure(height=1.1 + 0.235 * max(len(names), 4))
         for axes, value, error, title in zip(
             figure.subplots(1, 2, sharey=True),
             ("rank_ic", "sharpe_net"),
@@ -314,8 +314,8 @@ def plot_deciles(deciles: pl.DataFrame) -> "Figure":
     """
     horizons = deciles["horizon"].unique().sort().to_list()
     rows = (len(horizons) + 1) // 2
-    with _style():
-        figure = _new_figure(height=0.4 + 1.75 * rows)
+    with style():
+        figure = new_figure(height=0.4 + 1.75 * rows)
         grid = figure.subplots(rows, min(2, len(horizons)), squeeze=False)
         for axes, horizon in zip(grid.flat, horizons, strict=False):
             chosen = deciles.filter(pl.col("horizon") == horizon).sort("decile")
@@ -348,8 +348,8 @@ def plot_quarantine(by_month: pl.DataFrame) -> "Figure":
 
     totals = by_month.group_by("reason").agg(pl.col("rows").sum())
     totals = totals.sort(["rows", "reason"], descending=[True, False]).head(QUARANTINE_PANELS)
-    with _style():
-        figure = _new_figure(height=0.6 + 0.95 * max(totals.height, 1))
+    with style():
+        figure = new_figure(height=0.6 + 0.95 * max(totals.height, 1))
         grid = figure.subplots(max(totals.height, 1), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (reason, rows) in zip(grid, totals.iter_rows(), strict=False):
             series = by_month.filter(pl.col("reason") == reason).sort("month")
@@ -377,8 +377,8 @@ def plot_training(epochs: pl.DataFrame) -> "Figure":
 
     epochs = epochs.sort("epoch")
     epoch = epochs["epoch"].to_numpy()
-    with _style():
-        figure = _new_figure(height=3.6)
+    with style():
+        figure = new_figure(height=3.6)
         top, bottom = figure.subplots(2, 1, sharex=True)
         marker = "." if len(epoch) <= 40 else ""
         train, validation = _floats(epochs, "train_loss"), _floats(epochs, "val_loss")
@@ -416,8 +416,8 @@ def plot_gradients(gradients: pl.DataFrame) -> "Figure":
     l2 = _floats(gradients, "l2")
     positive = l2[np.isfinite(l2) & (l2 > 0)]
     bottom = 10.0 ** np.floor(np.log10(positive.min()) - 0.5) if positive.size else 1e-8
-    with _style():
-        figure = _new_figure(height=3.0 + 0.2 * ((len(groups) + 1) // 2))
+    with style():
+        figure = new_figure(height=3.0 + 0.2 * ((len(groups) + 1) // 2))
         axes = figure.subplots()
         axes.set_yscale("log")
         for number, group in enumerate(groups):
@@ -452,8 +452,8 @@ def plot_drift(drift: pl.DataFrame) -> "Figure":
         .sort("of_limit", "feature", descending=[True, False])
         .head(DRIFT_FEATURES)
     )
-    with _style():
-        figure = _new_figure(height=3.2 + 0.2 * ((worst.height + 1) // 2))
+    with style():
+        figure = new_figure(height=3.2 + 0.2 * ((worst.height + 1) // 2))
         axes = figure.subplots()
         for number, (feature, share) in enumerate(worst.iter_rows()):
             of_feature = (pl.col("feature") == feature) & (pl.col("months") == 1)
@@ -485,7 +485,7 @@ def figure_to_svg(figure: "Figure") -> str:
     so that several figures live on one page; the same figure gives the same characters.
     """
     buffer = io.StringIO()
-    with _style():
+    with style():
         figure.savefig(buffer, format="svg")
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]  # the XML prolog and DOCTYPE have no place inside HTML
@@ -504,7 +504,7 @@ def figure_to_svg(figure: "Figure") -> str:
 def figure_to_png_data_uri(figure: "Figure", dpi: int = 120) -> str:
     """The figure as a ``data:`` address of a PNG picture, for Dagster's Markdown metadata."""
     buffer = io.BytesIO()
-    with _style():
+    with style():
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
@@ -518,7 +518,8 @@ def _round_numbers(tag: re.Match[str]) -> str:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
+    """The look of every figure, for the time of a ``with``."""
     import matplotlib
 
     settings: dict[Any, Any] = {
@@ -563,7 +564,8 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _new_figure(height: float) -> "Figure":
+def new_figure(height: float) -> "Figure":
+    """An empty figure of the page's width, ``height`` inches high."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH_INCHES, height), layout="constrained")

@@ -21,11 +21,19 @@ SMALL_MODEL = {
     "optimizer": {"clip_norm": 5.0},  # such small batches have gradients that 1.0 would always clip
 }
 
+# What it finds is tested in test_learned_structure.py.
+SMALL_STRUCTURE = {
+    "bootstrap": {"resamples": 2, "shuffles": 2},
+    "gradient": {"epochs_per_stage": 3},
+    "search": {"random_starts": 1},
+}
+
 Config = Callable[..., dict[str, Any]]
 Run = Callable[..., dg.ExecuteInProcessResult]
 
 
 def _config(data_dir: Path, **ops: dict[str, Any]) -> dict[str, Any]:
+    ops = {"learned_structure": SMALL_STRUCTURE} | ops
     return {
         "resources": {
             "market": {"config": {"stocks": 60, "dates": 420, "signal": 0.0}},

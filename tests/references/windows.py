@@ -32,19 +32,21 @@ def scorable(panel: Panel, stock: int, day: int, lookback: int) -> bool:
 def edges(
     panel: Panel, graph: StockGraph, day: int, lookback: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbours [stocks, k], -1 where none, and [correlation, same_sector, same_market]."""
+    """Neighbours [stocks, k], -1 where none, and their attributes."""
     stocks, k = graph.neighbours.shape[1:]
     neighbours = np.full((stocks, k), -1)
-    attributes = np.zeros((stocks, k, 3))
+    attributes = np.zeros((stocks, k, 6))
     past = [refresh for refresh, date in enumerate(graph.refresh) if date <= day]
     for stock in range(stocks if past else 0):
         for place, other in enumerate(graph.neighbours[past[-1], stock]):
             if other < 0 or not scorable(panel, other, day, lookback):
                 continue
             neighbours[stock, place] = other
-            attributes[stock, place] = [
+            attributes[stock, place, :3] = [
                 graph.correlation[past[-1], stock, place],
                 panel.sector[stock] == panel.sector[other] != 0,
                 panel.market[stock] == panel.market[other] != 0,
             ]
+            if graph.link is not None and graph.links is not None:
+                attributes[stock, place, 3:] = graph.links[graph.link[past[-1], stock, place]]
     return neighbours, attributes

@@ -9,6 +9,7 @@ import torch
 from atft_model.config import ModelConfig, resolve
 from atft_model.data.batches import DevicePanel, TargetScale, fit_target_scale
 from atft_model.data.graph import GraphConfig, StockGraph, build_graph, read_graph
+from atft_model.data.group_links import GroupLinks
 from atft_model.data.normalizer import TimeSeriesStatistics
 from atft_model.data.panel import Panel, fit_statistics, read_panel
 from atft_model.losses.total import TrainingLoss
@@ -71,7 +72,14 @@ def small(market) -> Market:
         sector=np.where(np.arange(10) % 5 == 0, 0, panel.sector).astype(np.int16),
         market=np.where(np.arange(10) % 7 == 0, 0, panel.market).astype(np.int16),
     )
-    return fitted(panel, build_graph(panel, GraphConfig(neighbours=4)))
+    links = GroupLinks(
+        {code: number % 3 for number, code in enumerate(panel.codes[1:])},
+        np.array([[0, 1, 0], [0, 0, 2], [0, 0, 0]], dtype=np.int16),
+        np.array([[0.0, 0, 0], [0.5, 1, 0.9], [-0.3, 0, 0.7]]),
+    )
+    graph = build_graph(panel, GraphConfig(neighbours=4, graph="both"), links=links)
+    assert set(np.unique(graph.link)) == {0, 1, 2}
+    return fitted(panel, graph)
 
 
 @pytest.fixture

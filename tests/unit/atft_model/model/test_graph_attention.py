@@ -29,7 +29,7 @@ def market(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     neighbours = order.argsort(dim=-1)[..., :K]
     neighbours[torch.rand(DATES, STOCKS, K, generator=generator) < 0.3] = -1
     neighbours[:, 0] = -1
-    edge_attr = torch.rand(DATES, STOCKS, K, 3, generator=generator)
+    edge_attr = torch.rand(DATES, STOCKS, K, 6, generator=generator)
     return x.requires_grad_(), neighbours, edge_attr.requires_grad_()
 
 
@@ -44,7 +44,7 @@ def by_torch_geometric(
     weights = plain.weights_of(attention)
     copies = []
     for convolution in attention.convolutions:
-        copy = GATv2Conv(SIZE, SIZE // HEADS, heads=HEADS, edge_dim=3, add_self_loops=False)
+        copy = GATv2Conv(SIZE, SIZE // HEADS, heads=HEADS, edge_dim=6, add_self_loops=False)
         copy.load_state_dict(convolution.state_dict())
         copies.append(copy.double())
     dates = []
