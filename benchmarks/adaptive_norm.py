@@ -1,7 +1,7 @@
 """layer_norm, corrected fan_san and none on the built-in market.
 
-``python benchmarks/adaptive_norm.py`` writes ``benchmarks/results/adaptive_norm.json`` and prints the table of docs/adaptive_norm.md.
-``--historical`` adds the spelling that never worked.
+``python benchmarks/adaptive_norm.py`` writes ``benchmarks/results/adaptive_norm.json`` and prints
+the table of docs/adaptive_norm.md. ``--historical`` adds the spelling that never worked.
 """
 
 from pathlib import Path
