@@ -188,7 +188,7 @@ def selection_importance(
 
 
 def day_importance(readouts: Sequence[Readout], batches: Sequence[WindowBatch]) -> list[Importance]:
-    """``day``: mean attention to each day of the window: "0" the signal day, "-1" the day before."""
+    """``day``: mean attention to a day of the window: "0" the signal day, "-1" the one before."""
     by_date = np.concatenate(
         [_mean_over_stocks(r.days, b) for r, b in zip(readouts, batches, strict=True)]
     )
