@@ -83,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--precision", default="32", choices=("32", "bf16-mixed"))
     bench.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     bench.add_argument("--json", type=Path, help="file for the result")
+    bench.add_argument("--before", type=Path, help="an earlier result, shown beside this one")
     bench.set_defaults(command=run_bench, die_with_parent=False)
     structure = commands.add_parser("structure", help="learn which series drive which, from a CSV")
     structure.add_argument(
@@ -189,13 +190,14 @@ def run_bench(options: argparse.Namespace, _: Reporter) -> int:
                      "precision": options.precision, "device": options.device},
     }  # fmt: skip
     config = resolve("standard", [("command line", settings_given)])
-    from atft_model.bench import BenchSize, measure, show, write_result
+    from atft_model.bench import BenchSize, measure, read_result, show, write_result
 
+    before = read_result(options.before) if options.before else None
     size = BenchSize(
         options.dates, options.stocks, options.features, options.steps, options.repeats
     )
     result = measure(config, size)
-    print(show(result))
+    print(show(result, before))
     if options.json:
         write_result(result, options.json)
     return 0
