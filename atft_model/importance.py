@@ -240,7 +240,7 @@ def _pairs(pairs: np.ndarray, weights: np.ndarray, codes: Sequence[str]) -> Iter
 
 def _received(by_date: np.ndarray, codes: Sequence[str]) -> list[Importance]:
     seen = np.flatnonzero(np.isfinite(by_date).any(axis=0))
-    rows = [_estimated("received", codes[stock], by_date[:, stock]) for stock in seen]
+    rows = [_estimated("received", codes[int(stock)], by_date[:, stock]) for stock in seen]
     return sorted(rows, key=lambda row: -row.importance)
 
 

@@ -104,6 +104,8 @@ class SliceNorm(nn.Module):
     was historically wrong.
     """
 
+    share: Tensor
+
     def __init__(self, size: int, days: int, slices: Sequence[tuple[int, int]]) -> None:
         super().__init__()
         self.slices = tuple(slices)
