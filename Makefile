@@ -12,7 +12,7 @@ export ATFT_START_DATE ?= 2010-01-01
 export ATFT_END_DATE ?= 2015-12-31
 endif
 
-.PHONY: help run walk-forward run-real test bench lint docs ui tensorboard faults clean
+.PHONY: help run walk-forward run-real test bench bench-peers lint docs ui tensorboard faults clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -41,7 +41,16 @@ test: $(VENV)/.installed  ## the quick tests
 bench: $(VENV)/.installed  ## speed and memory of features and training, as ratios and JSON
 	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/graph.py
 	$(BIN)/python -m atft_model bench --json benchmarks/results/training.json
+
+.venv-peers/.installed: benchmarks/peers-requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install -q -r benchmarks/peers-requirements.txt
+	@touch $@
+
+bench-peers: $(VENV)/.installed .venv-peers/.installed  ## training speed beside pytorch-forecasting and neuralforecast
+	$(BIN)/python benchmarks/peers.py
 
 lint: $(VENV)/.installed  ## format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -73,6 +73,18 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     predict.set_defaults(command=run_predict)
 
+    importance = commands.add_parser("importance", help="which features and neighbours a run's "
+                                     "scores of test dates rest on")  # fmt: skip
+    importance.add_argument("--run", type=Path, required=True, help="run folder")
+    importance.add_argument("--panel", type=Path, required=True, help="panel folder")
+    importance.add_argument("--graph", type=Path, required=True, help="stock graph folder")
+    importance.add_argument("--out", type=Path, required=True, help="folder for the two tables")
+    importance.add_argument("--groups", type=Path, help="JSON of feature names by group (default: "
+                            "every feature by itself, which takes long)")  # fmt: skip
+    importance.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    importance.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
+    importance.set_defaults(command=run_importance)
+
     bench = commands.add_parser("bench", help="training speed and memory on a random panel")
     for name, default in (("features", 82), ("stocks", 300), ("dates", 600), ("steps", 6),
                           ("repeats", 3), ("lookback", 20), ("hidden", 64),
@@ -81,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--precision", default="32", choices=("32", "bf16-mixed"))
     bench.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     bench.add_argument("--json", type=Path, help="file for the result")
+    bench.add_argument("--before", type=Path, help="an earlier result, shown beside this one")
     bench.set_defaults(command=run_bench, die_with_parent=False)
     structure = commands.add_parser("structure", help="learn which series drive which, from a CSV")
     structure.add_argument(
@@ -167,6 +180,24 @@ def run_predict(options: argparse.Namespace, reporter: Reporter) -> int:
     return 0
 
 
+def run_importance(options: argparse.Namespace, reporter: Reporter) -> int:
+    """``importance``: its tables as Parquet files."""
+    start_logging(None)
+    import pyarrow.parquet as pq
+
+    from atft_model.importance_command import importance_tables, read_groups
+
+    groups = read_groups(options.groups) if options.groups else None
+    tables = importance_tables(options.run, options.panel, options.graph, groups, options.device)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        temporary = options.out / f".{name}.{os.getpid()}.tmp"
+        pq.write_table(table, temporary)
+        os.replace(temporary, options.out / f"{name}.parquet")
+    reporter.result({name: len(table) for name, table in tables.items()})
+    return 0
+
+
 def run_bench(options: argparse.Namespace, _: Reporter) -> int:
     """``bench``: one table on the terminal, the same numbers as JSON."""
     settings_given = {
@@ -175,13 +206,14 @@ def run_bench(options: argparse.Namespace, _: Reporter) -> int:
                      "precision": options.precision, "device": options.device},
     }  # fmt: skip
     config = resolve("standard", [("command line", settings_given)])
-    from atft_model.bench import BenchSize, measure, show, write_result
+    from atft_model.bench import BenchSize, measure, read_result, show, write_result
 
+    before = read_result(options.before) if options.before else None
     size = BenchSize(
         options.dates, options.stocks, options.features, options.steps, options.repeats
     )
     result = measure(config, size)
-    print(show(result))
+    print(show(result, before))
     if options.json:
         write_result(result, options.json)
     return 0

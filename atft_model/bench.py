@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from atft_model.config import RunConfig
 from atft_model.data.batches import DevicePanel, fit_target_scale
 from atft_model.data.graph import GraphConfig, StockGraph
 from atft_model.data.panel import Panel, fit_statistics
 from atft_model.data.splits import SplitConfig, split_dates
+from atft_model.errors import InputError
 from atft_model.run import build_trainer, choose_device, describe_device
 from atft_model.training.loop import Progress, Trainer
 from atft_model.training.reporter import Reporter
@@ -94,8 +95,11 @@ def measure(config: RunConfig, size: BenchSize) -> dict[str, Any]:
         trainer = build_trainer(config, data, Path(folder), Reporter(), identity={})
         progress = Progress(epoch=1)
         _train(trainer, progress)
-        speeds = [_speed(trainer, progress, device) for _ in range(size.repeats)]
-        parts = time_by_part(trainer, progress, device)
+        timed = [_timed(trainer, progress, device) for _ in range(size.repeats)]
+        # Before the hooks below: they hold on to activations.
+        peak = _peak_bytes(device)
+        parts, windows = time_by_part(trainer, progress, device)
+        parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     return {
         "device": describe_device(device),
         "threads": torch.get_num_threads(),
@@ -107,19 +111,26 @@ def measure(config: RunConfig, size: BenchSize) -> dict[str, Any]:
             "run_length": config.training.run_length,
         },
         "panel": asdict(size),
+        "parameters": parameters,
         "panel_bytes": int(panel.features.nbytes),
-        "windows_per_second": speeds,
-        "peak_bytes": _peak_bytes(device),
+        "windows_per_second": [windows / wall for windows, wall, _ in timed],
+        "windows_per_cpu_second": [windows / cpu for windows, _, cpu in timed],
+        "peak_bytes": peak,
         "seconds_by_part": parts,
+        "windows_by_part": windows,
     }  # fmt: skip
 
 
-def _speed(trainer: Trainer, progress: Progress, device: torch.device) -> float:
+def _timed(trainer: Trainer, progress: Progress, device: torch.device) -> tuple[int, float, float]:
+    """Windows, wall seconds and CPU seconds of one epoch's steps.
+
+    CPU seconds, of all threads, can be compared on a machine that is shared with other work.
+    """
     _wait(device)
-    started = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     windows = _train(trainer, progress)
     _wait(device)
-    return windows / (time.perf_counter() - started)
+    return windows, time.perf_counter() - wall, time.process_time() - cpu
 
 
 def _train(trainer: Trainer, progress: Progress) -> int:
@@ -144,11 +155,12 @@ def _peak_bytes(device: torch.device) -> int:
 
 def time_by_part(
     trainer: Trainer, progress: Progress, device: torch.device
-) -> dict[str, dict[str, float]]:
-    """Seconds of one epoch's steps in each part of the model, forward and backward.
+) -> tuple[dict[str, dict[str, float]], int]:
+    """Seconds of one epoch's steps in each part, forward and backward; and the windows seen.
 
     Measured with hooks that wait for the device, so the sum is a little above an undisturbed step;
-    ``rest`` is what lies outside the named parts: batches, losses, optimizer, monitors.
+    ``rest`` is what lies outside the named parts: batches, losses, clipping, monitors. Where the
+    encoder's intermediates are computed again, that is part of its forward time.
     """
     model = trainer.model
     encoder = model.temporal_encoder
@@ -161,40 +173,38 @@ def time_by_part(
         "head": [model.backbone_projection, model.adaptive_norm, model.gated_residual, model.head],
     }
     clock: dict[str, dict[str, float]] = {part: {"forward": 0.0, "backward": 0.0} for part in parts}
-    handles = [
+    clock["optimizer"] = {"step": 0.0}
+    handles: list[Any] = [model.variable_selection.register_forward_pre_hook(with_gradient)]
+    handles += [
         handle
         for part, modules in parts.items()
         for module in modules
         for handle in _watch(module, clock[part], device)
     ]
+    start, stop = _stopwatch(clock["optimizer"], device)
+    handles += [
+        trainer.optimizer.register_step_pre_hook(start("step")),
+        trainer.optimizer.register_step_post_hook(stop("step")),
+    ]
     _wait(device)
     started = time.perf_counter()
-    _train(trainer, progress)
+    windows = _train(trainer, progress)
     _wait(device)
     whole = time.perf_counter() - started
     for handle in handles:
         handle.remove()
     named = sum(sum(seconds.values()) for seconds in clock.values())
-    return clock | {"rest": {"forward and backward": whole - named}}
+    return clock | {"rest": {"all": whole - named}}, windows
+
+
+def with_gradient(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Makes the first module's inputs ask for a gradient: else its backward pass seems to end where
+    it begins, because a module's backward ends where its inputs have theirs."""
+    return tuple(x if x.requires_grad else x.detach().requires_grad_() for x in inputs)
 
 
 def _watch(module: nn.Module, clock: dict[str, float], device: torch.device) -> list[Any]:
-    began: dict[str, float] = {}
-
-    def start(direction: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            _wait(device)
-            began[direction] = time.perf_counter()
-
-        return hook
-
-    def stop(direction: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            _wait(device)
-            clock[direction] += time.perf_counter() - began[direction]
-
-        return hook
-
+    start, stop = _stopwatch(clock, device)
     return [
         module.register_forward_pre_hook(start("forward")),
         module.register_forward_hook(stop("forward")),
@@ -203,26 +213,92 @@ def _watch(module: nn.Module, clock: dict[str, float], device: torch.device) -> 
     ]
 
 
-def show(result: dict[str, Any]) -> str:
-    """The result as a table for a terminal."""
-    speeds = result["windows_per_second"]
+Hooks = Callable[[str], Callable[..., None]]
+
+
+def _stopwatch(clock: dict[str, float], device: torch.device) -> tuple[Hooks, Hooks]:
+    """Hooks that start, and that stop and add to ``clock``, by what is timed."""
+    began: dict[str, float] = {}
+
+    def start(what: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            _wait(device)
+            began[what] = time.perf_counter()
+
+        return hook
+
+    def stop(what: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            _wait(device)
+            clock[what] += time.perf_counter() - began[what]
+
+        return hook
+
+    return start, stop
+
+
+def memory_limit(panel_bytes: int) -> int:
+    """What training may take at its peak: twice the panel (on disk and on the device) + 1.5 GiB."""
+    return 2 * panel_bytes + 3 * 2**29
+
+
+def show(result: dict[str, Any], before: dict[str, Any] | None = None) -> str:
+    """The result as a table for a terminal; with an earlier one, its figures beside it."""
+    speeds, per_cpu = result["windows_per_second"], result["windows_per_cpu_second"]
+    limit = memory_limit(result["panel_bytes"])
+    met = "within" if result["peak_bytes"] <= limit else "ABOVE"
     lines = [
         f"{result['device']}, {result['threads']} threads, torch {result['torch']}",
-        f"{result['panel']['features']} features, lookback {result['config']['lookback']}, hidden "
-        f"{result['config']['hidden_size']}, {result['config']['precision']}",
+        f"{result['panel']['stocks']} stocks, {result['panel']['features']} features, lookback "
+        f"{result['config']['lookback']}, hidden {result['config']['hidden_size']}, batch "
+        f"{result['config']['batch_windows']}, runs of {result['config']['run_length']}, "
+        f"{result['config']['precision']}, {result['parameters']:,} parameters",
         f"{'windows/s':<20}{np.median(speeds):>12,.0f}   "
-        f"({min(speeds):,.0f} to {max(speeds):,.0f} in {len(speeds)} repeats)",
+        f"({min(speeds):,.0f} to {max(speeds):,.0f} in {len(speeds)} repeats; "
+        f"{np.median(per_cpu):,.0f} per CPU second)",
         f"{'peak memory, MiB':<20}{result['peak_bytes'] / 2**20:>12,.0f}   "
-        f"(panel {result['panel_bytes'] / 2**20:,.0f})",
+        f"({met} 2 × panel + 1.5 GiB = {limit / 2**20:,.0f})",
     ]
-    whole = sum(sum(seconds.values()) for seconds in result["seconds_by_part"].values())
-    for part, seconds in result["seconds_by_part"].items():
-        split = ", ".join(f"{way} {100 * took / whole:.0f} %" for way, took in seconds.items())
-        lines.append(f"{part:<20}{100 * sum(seconds.values()) / whole:>10.0f} %   ({split})")
+    lines += _parts_table(result, before)
     return "\n".join(lines)
+
+
+def _parts_table(result: dict[str, Any], before: dict[str, Any] | None) -> list[str]:
+    """Microseconds a window and share of each part."""
+    rows = []
+    whole = sum(_microseconds(result).values())
+    earlier = _microseconds(before) if before else {}
+    heads = ["part", "µs/window", "share"] + ["before", "times faster"] * bool(before)
+    for part, took in [*_microseconds(result).items(), ("whole step", whole)]:
+        cells = [part, f"{took:.1f}", f"{100 * took / whole:.0f} %"]
+        if before:
+            then = sum(earlier.values()) if part == "whole step" else earlier.get(part)
+            cells += ["", ""] if then is None else [f"{then:.1f}", f"{then / max(took, 1e-9):.1f}"]
+        rows.append(cells)
+    return [f"{row[0]:<20}" + "".join(f"{cell:>14}" for cell in row[1:]) for row in [heads, *rows]]
+
+
+def _microseconds(result: dict[str, Any]) -> dict[str, float]:
+    """Of each part, per window: the same unit whatever the batch."""
+    windows = result["windows_by_part"]
+    return {
+        part: 1e6 * sum(seconds.values()) / windows
+        for part, seconds in result["seconds_by_part"].items()
+    }
 
 
 def write_result(result: dict[str, Any], path: Path) -> None:
     """As JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """What ``write_result`` wrote.
+
+    Raises:
+        InputError: no such file.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no benchmark result; write one with bench --json")
+    return json.loads(path.read_text())

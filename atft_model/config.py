@@ -35,9 +35,10 @@ class ModelConfig:
     graph_layers: int = setting(1, "Layers of graph attention.")
     static_size: int = setting(8, "Width of the sector and market embeddings.")
     dropout: float = setting(0.1, "Dropout inside the gated residual networks.")
-    adaptive_norm: Literal["layer_norm"] = setting(
-        "layer_norm", "Normalization of the projected features before the head."
-    )
+    adaptive_norm: Literal["layer_norm", "fan_san", "fan_san_historical", "none"] = setting(
+        "layer_norm", "Normalization of the projected features before the head: fan_san over the "
+        "window's days, fan_san_historical as it was once built wrong; see docs/adaptive_norm.md."
+    )  # fmt: skip
     quantiles: tuple[float, ...] = setting(
         (0.05, 0.25, 0.5, 0.75, 0.95),
         "Predicted quantiles, rising, with 0.5 among them: the median is the score.",

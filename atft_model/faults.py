@@ -72,21 +72,13 @@ class Result:
     """Other gates that failed as well."""
 
 
-def zero_last_day(x: Tensor) -> Tensor:
-    """What the historical fan_san did to [windows, days, size] on the day that the head reads."""
-    keep = torch.ones(x.shape[1], 1, device=x.device)
-    keep[-1] = 0.0
-    return x * keep
+def skip_over_the_output(trainer: Trainer) -> None:
+    """The gated residual's skip starts after the normalization, not before it, as it once did."""
 
+    def past(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        return inputs[0], inputs[0]
 
-def dead_encoder(trainer: Trainer) -> None:
-    """Normalization and skip both lose the last day."""
-
-    def lose(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return zero_last_day(output)
-
-    for module in (trainer.model.adaptive_norm, trainer.model.projected):
-        module.register_forward_hook(lose)
+    trainer.model.gated_residual.register_forward_pre_hook(past)
 
 
 def dead_head(trainer: Trainer) -> None:
@@ -162,8 +154,12 @@ def without_graph(batch: WindowBatch) -> WindowBatch:
 
 
 FAULTS = (
-    Fault("dead encoder: the last day is zero (historical fan_san)",
-          "encoder_gradients_nonzero", "no gradient in", trainer=dead_encoder),
+    Fault("dead encoder: historical fan_san, its output the skip's too",
+          "encoder_gradients_nonzero", "no gradient in", trainer=skip_over_the_output,
+          settings={"model": {"adaptive_norm": "fan_san_historical"}}),
+    Fault("historical fan_san: no gradient through the last day",
+          "every_parameter_receives_gradient", "adaptive_norm.1.weight (always zero)",
+          settings={"model": {"adaptive_norm": "fan_san_historical"}}),
     Fault("inputs zeroed (all but 2)", "no_dead_inputs", "never varies", panel=zeroed_inputs),
     Fault("constant head", "degeneracy_resets_within_limit", "failed", trainer=dead_head),
     Fault("frozen group", "every_parameter_receives_gradient", "graph_attention",

@@ -70,7 +70,7 @@ class ATFT(nn.Module):
         )
         self.graph_attention = GraphAttention(size, config.heads, config.graph_layers, dropout)
         self.backbone_projection = nn.Linear(2 * size, size)
-        self.adaptive_norm = adaptive_norm(config.adaptive_norm, size)
+        self.adaptive_norm = adaptive_norm(config.adaptive_norm, size, config.lookback)
         self.mixes_days = config.adaptive_norm in MIXES_DAYS
         self.gated_residual = GatedSkip(size, dropout)
         self.head = PredictionHead(size, shape.horizons, config.quantiles, dropout)

@@ -31,6 +31,7 @@ from atft_model.metrics.portfolio import long_short_weights
 from atft_model.metrics.rank_ic import rank_ic
 from atft_model.training.health_record import read_health
 from atft_pipeline.assets import core, features, graph, model, raw, structure
+from atft_pipeline.assets.importance import importance_of, store_importance
 from atft_pipeline.assets.model import epochs_table, gradients_table
 from atft_pipeline.checks.evaluation import (
     SkillGates,
@@ -99,6 +100,7 @@ def predictions(
     finally:
         out.unlink(missing_ok=True)
     frame = frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
+    store_importance(context, storage, folder, panel, stock_graph)
     # Beside the model's scores, not among them: who queries predictions means the model.
     is_model = pl.col("scorer") == MODEL
     storage.write_table(CONTROL_SCORES, frame.filter(~is_model))
@@ -547,7 +549,8 @@ def write_report(
         structure.report_section(storage, record["graph"]),
     )  # fmt: skip
     path = storage.reports / f"{record['run_id']}.html"
-    write_text_atomically(path, render_report(data))
+    importance = importance_of(storage, record["run_id"], record["checkpoint_hash"])
+    write_text_atomically(path, render_report(replace(data, importance=importance)))
     return path
 
 

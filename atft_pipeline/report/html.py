@@ -6,7 +6,7 @@ are made in ``plots.py``, the page in ``template.html.j2``.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +21,7 @@ from atft_pipeline.report.plots import (
     plot_decay,
     plot_deciles,
     plot_gradients,
+    plot_importance,
     plot_rank_ic,
     plot_rank_ic_by_month,
     plot_scorers,
@@ -31,6 +32,7 @@ from atft_pipeline.report.structure import plot_learning, plot_structure
 
 HEADLINE_HORIZON = 5  # the Sharpe verdict judges five days (decile long-short, net)
 WRITTEN_LINKS = 40
+SHOWN_IMPORTANCES = 12  # largest weights; the tables have all
 
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "horizons": (
@@ -91,6 +93,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
         "standard_error",
         "dates",
     ),
+    "importance": ("kind", "name", "neighbour", "importance", "standard_error"),
 }
 
 
@@ -168,6 +171,8 @@ class ReportData:
         missing: What the data lack, and what follows from that.
         notes: Known limits of this evaluation.
         structure: The learned structure; None where none was learned.
+        importance: (kind, name, neighbour, importance, standard_error) of features and neighbours;
+            kinds as in ``atft_model.importance``.
 
     Raises:
         ValueError: A frame lacks a column, or an accepting verdict stands over a failed check.
@@ -188,6 +193,7 @@ class ReportData:
     missing: dict[str, str]
     notes: Sequence[str]
     structure: StructureSection | None = None
+    importance: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     def __post_init__(self) -> None:
         for name, columns in _COLUMNS.items():
@@ -262,6 +268,7 @@ def render_report(data: ReportData) -> str:
         figures=_figures(data),
         horizon_tables=_horizon_tables(data.horizons),
         breakdowns=_breakdowns(data.breakdowns),
+        importance=_importance_tables(data.importance),
         quarantine=_quarantine_rows(data.quarantine),
         structure=_structure(data.structure),
     )
@@ -514,6 +521,31 @@ def _breakdowns(breakdowns: pl.DataFrame) -> list[_Breakdown]:
     return tables
 
 
+def _importance_tables(importance: pl.DataFrame) -> list[_Breakdown]:
+    """The largest weights on features, and the neighbours that are looked at most."""
+    if importance.is_empty():
+        return []
+    tables = []
+    for kind, title, note, header in (
+        ("feature_selection", "Features by selection weight",
+         "Share of the model's own variable selection, mean over stocks and dates. Among features "
+         "that say the same, the share of each is arbitrary.", "feature"),
+        ("pair", "Neighbours by attention",
+         "Stock and neighbour, mean share of the stock's graph attention over the dates on which "
+         "they were neighbours.", "stock ← neighbour"),
+    ):  # fmt: skip
+        chosen = importance.filter(pl.col("kind") == kind)
+        rows = chosen.sort("importance", descending=True).head(SHOWN_IMPORTANCES).to_dicts()
+        columns = [
+            _Column(header, lambda r: " ← ".join(n for n in (r["name"], r["neighbour"]) if n)),
+            _Column("share ± s.e.", lambda r: _percent(r["importance"])
+                    + f" ± {_percent(r['standard_error'])}"),
+        ]  # fmt: skip
+        if rows:
+            tables.append(_Breakdown(title, note, _numbers(columns, rows)))
+    return tables
+
+
 _NOTHING = (None, None, None)
 
 
@@ -564,6 +596,9 @@ def _figures(data: ReportData) -> dict[str, _Figure]:
         not data.horizons.is_empty() and not data.horizons.filter(pl.col("horizon") == h).is_empty()
     )
     months, ages = (_of_breakdown(data.breakdowns, name) for name in ("month", "age"))
+    groups = data.importance
+    if not groups.is_empty():
+        groups = groups.filter(pl.col("kind").is_in(["group", "group_score_change"]))
     return {
         "returns": _Figure(
             "Cumulative net return",
@@ -599,6 +634,13 @@ def _figures(data: ReportData) -> dict[str, _Figure]:
             figure_to_svg(plot_decay(ages)) if not ages.is_empty() else None,
             "Rank IC of scores that are some trading days old when they are used, with 95 % "
             "intervals. A signal that is gone after a day cannot be traded at leisure.",
+        ),
+        "importance": _Figure(
+            "What the scores rest on",
+            figure_to_svg(plot_importance(groups)) if not groups.is_empty() else None,
+            "Left: the rank IC that is lost when the stocks of a date swap this group's values, or "
+            "swap names as neighbours; 95 % intervals. Right: how much the order of the scores "
+            "changes. A group that is used and earns nothing is noise that was learned.",
         ),
         "training": _Figure(
             "Loss and validation rank IC",

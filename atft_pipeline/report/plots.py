@@ -335,6 +335,37 @@ def plot_deciles(deciles: pl.DataFrame) -> "Figure":
     return figure
 
 
+def plot_importance(groups: pl.DataFrame) -> "Figure":
+    """What each feature group is worth, and how much the scores depend on it; the first on top.
+
+    Args:
+        groups: (kind, name, importance, standard_error) of the kinds ``group`` (drop of rank IC)
+            and ``group_score_change`` (one minus a rank correlation).
+    """
+    drop = groups.filter(pl.col("kind") == "group").sort(["importance", "name"])
+    names = drop["name"].to_list()
+    change = dict(
+        groups.filter(pl.col("kind") == "group_score_change")
+        .select("name", "importance")
+        .iter_rows()
+    )
+    with style():
+        figure = new_figure(height=0.9 + 0.27 * len(names))
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.3, 1])
+        place = np.arange(len(names))
+        reach = NORMAL_95 * np.nan_to_num(_floats(drop, "standard_error"))
+        left.barh(place, _floats(drop, "importance"), color=MODEL_COLOUR, height=0.62)
+        left.errorbar(_floats(drop, "importance"), place, xerr=reach, fmt="none", ecolor=INK,
+                      elinewidth=1.0)  # fmt: skip
+        left.axvline(0.0, color=MUTED, lw=0.8)
+        left.set_yticks(place, names)
+        left.set_title("rank IC lost")
+        right.barh(place, [change.get(name, np.nan) for name in names], color=MODEL_TINT,
+                   height=0.62)  # fmt: skip
+        right.set_title("scores changed")
+    return figure
+
+
 def plot_quarantine(by_month: pl.DataFrame) -> "Figure":
     """Share of each month's raw rows in quarantine, a panel per reason, the most frequent first.
 

@@ -37,6 +37,58 @@ def layer_norm(weights: Weights, x: Tensor) -> Tensor:
     return centred / torch.sqrt(variance + 1e-5) * weights["weight"] + weights["bias"]
 
 
+def fan_san(weights: Weights, x: Tensor, slices: Sequence[tuple[int, int]]) -> Tensor:
+    """FAN (Ye et al. 2024) then SAN (Liu et al. 2023), one channel, frequency and slice at a time.
+
+    Args:
+        x: One window [days, size]; lookback sets the frequencies.
+        slices: (first, last) day of each.
+    """
+    days = len(x)
+    channels = []
+    for channel in range(x.shape[1]):
+        series = x[:, channel]
+        main = torch.zeros_like(series)
+        for frequency in largest_frequencies(series.detach(), count=2):
+            main = main + fourier_component(series, frequency)
+        back = weights["0.returned"][channel]
+        series = series - main + back * main
+        found: list[list[Tensor]] = [[] for _ in range(days)]
+        for first, last in slices:
+            part = [series[day] for day in range(first, last)]
+            mean = sum(part, torch.zeros((), dtype=x.dtype)) / len(part)
+            variance = sum(((value - mean) ** 2 for value in part), mean * 0) / len(part)
+            for day, value in zip(range(first, last), part, strict=True):
+                normed = (value - mean) / torch.sqrt(variance + 1e-5)
+                found[day].append(
+                    normed * weights["1.weight"][channel] + weights["1.bias"][channel]
+                )
+        zero = series[0] * 0
+        channels.append(torch.stack([sum(f, zero) / max(len(f), 1) for f in found]))
+    return torch.stack(channels, dim=1)
+
+
+def fourier_component(series: Tensor, frequency: int) -> Tensor:
+    """What one frequency (and its mirror image) contributes to a real series."""
+    days = len(series)
+    angle = 2 * torch.pi * frequency * torch.arange(days, dtype=series.dtype) / days
+    cosine, sine = (series * torch.cos(angle)).sum(), (series * torch.sin(angle)).sum()
+    mirrored = 1.0 if 2 * frequency in (0, days) else 2.0
+    return mirrored / days * (cosine * torch.cos(angle) + sine * torch.sin(angle))
+
+
+def largest_frequencies(series: Tensor, count: int) -> list[int]:
+    """Of the Fourier coefficients at 0 to days / 2, those of the largest magnitude."""
+    days = len(series)
+    size = {}
+    for frequency in range(days // 2 + 1):
+        angle = 2 * torch.pi * frequency * torch.arange(days, dtype=series.dtype) / days
+        size[frequency] = float(
+            (series * torch.cos(angle)).sum() ** 2 + (series * torch.sin(angle)).sum() ** 2
+        )
+    return sorted(size, key=lambda frequency: -size[frequency])[:count]
+
+
 def gated_skip(weights: Weights, x: Tensor, skip: Tensor) -> Tensor:
     """LayerNorm(skip + (W4 x + b4) * sigmoid(W5 x + b5)); W4 and W5 stand in one matrix."""
     value, gate = linear(part(weights, "gate"), x).chunk(2, dim=-1)
@@ -240,11 +292,13 @@ def atft_of_one_date(
     heads: int,
     layers: int,
     median: int,
+    slices: Sequence[tuple[int, int]] | None = None,
 ) -> Tensor:
     """Quantiles [stocks, horizons, quantiles] of one date, each stock's window computed alone.
 
     Args:
         windows: float64 [stocks, days, features]; observed: bool [stocks, days].
+        slices: Of the adaptive normalization where it is FAN and SAN; else it is a LayerNorm.
     """
     encoded = []
     for stock, window in enumerate(windows):
@@ -270,9 +324,12 @@ def atft_of_one_date(
     graph = graph_attention(part(weights, "graph_attention"), last, neighbours, edge_attr, heads)
     quantiles = []
     for stock in range(len(windows)):
-        both = torch.cat([last[stock], graph[stock]])
-        projected = linear(part(weights, "backbone_projection"), both)
-        normalized = layer_norm(part(weights, "adaptive_norm"), projected)
-        state = gated_skip(part(weights, "gated_residual"), normalized, projected)
+        days = [torch.cat([day, graph[stock]]) for day in encoded[stock]]
+        projected = linear(part(weights, "backbone_projection"), torch.stack(days))
+        if slices is None:
+            normalized = layer_norm(part(weights, "adaptive_norm"), projected)
+        else:
+            normalized = fan_san(part(weights, "adaptive_norm"), projected, slices)
+        state = gated_skip(part(weights, "gated_residual"), normalized[-1], projected[-1])
         quantiles.append(prediction_head(part(weights, "head"), state, median))
     return torch.stack(quantiles)

@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
+import atft_model.model.atft as atft_module
 from atft_model.config import ModelConfig, resolve
 from atft_model.data.batches import DevicePanel, TargetScale, fit_target_scale
 from atft_model.data.graph import GraphConfig, StockGraph, build_graph, read_graph
@@ -13,6 +15,7 @@ from atft_model.data.group_links import GroupLinks
 from atft_model.data.normalizer import TimeSeriesStatistics
 from atft_model.data.panel import Panel, fit_statistics, read_panel
 from atft_model.losses.total import TrainingLoss
+from atft_model.model.adaptive_norm import covering_slices
 from atft_model.model.atft import ATFT
 from atft_model.run import model_shape
 from tests.references import atft as plain
@@ -82,15 +85,19 @@ def small(market) -> Market:
     return fitted(panel, graph)
 
 
-@pytest.fixture
-def model(market) -> ATFT:
+def make(market: Market, config: ModelConfig) -> ATFT:
     """Dropout off, random weights everywhere."""
     torch.manual_seed(0)
-    model = ATFT(CONFIG, model_shape(market.panel)).eval()
+    model = ATFT(config, model_shape(market.panel)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
+
+
+@pytest.fixture
+def model(market) -> ATFT:
+    return make(market, CONFIG)
 
 
 def scores(model: ATFT, market: Market, starts: tuple[int, ...] = STARTS, length: int = LENGTH):
@@ -121,8 +128,15 @@ def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, to
         assert error <= 1e-5 * max(float(gradient.abs().max()), 0.1 * largest), name
 
 
-def test_runs_of_dates_score_as_each_window_alone(small, model):
-    """Shared per-day work is the same mathematics: scores and every gradient, from the panel on."""
+@pytest.mark.parametrize(
+    ("norm", "slices"), [("layer_norm", None), ("fan_san", covering_slices(LOOKBACK))]
+)
+def test_runs_of_dates_score_as_each_window_alone(small, norm, slices):
+    """Shared per-day work is the same mathematics: scores and every gradient, from the panel on.
+
+    Also where the normalization reads the window's other days.
+    """
+    model = make(small, dataclasses.replace(CONFIG, adaptive_norm=norm))
     ours = scores(model, small)
     weights = plain.weights_of(model)
     panel = small.panel
@@ -139,7 +153,7 @@ def test_runs_of_dates_score_as_each_window_alone(small, model):
                     torch.from_numpy(np.stack([features for features, _ in seen])),
                     torch.from_numpy(np.stack([observed for _, observed in seen])),
                     panel.sector, panel.market, neighbours.tolist(), torch.from_numpy(attributes),
-                    CONFIG.heads, CONFIG.lstm_layers, CONFIG.quantiles.index(0.5),
+                    CONFIG.heads, CONFIG.lstm_layers, CONFIG.quantiles.index(0.5), slices,
                 )
             )  # fmt: skip
             used.append([slow.scorable(panel, stock, day, LOOKBACK) for stock in range(10)])
@@ -148,6 +162,35 @@ def test_runs_of_dates_score_as_each_window_alone(small, model):
     assert not use.all()
     assert torch.isnan(ours[~use]).all()
     assert_agree(ours[use], torch.stack(expected)[use], dict(model.named_parameters()))
+
+
+@pytest.mark.parametrize("norm", ["layer_norm", "fan_san"])
+def test_windows_that_are_computed_again_have_the_same_gradients(market, norm, monkeypatch):
+    """Where no memory is left to keep the encoder's intermediates, dropout falls alike again."""
+    config = dataclasses.replace(CONFIG, adaptive_norm=norm, dropout=0.3)
+    model = make(market, config).train()
+    monkeypatch.setattr(atft_module, "CPU_CHUNK_WINDOWS", 60)  # several chunks
+    found, again = [], 0
+
+    def recompute(*arguments, **options):
+        nonlocal again
+        again += 1
+        return checkpoint(*arguments, **options)
+
+    monkeypatch.setattr(atft_module, "checkpoint", recompute)
+    for room in (1 << 40, 500_000, 0):
+        monkeypatch.setitem(atft_module.KEPT_BYTES, "cpu", room)
+        torch.manual_seed(5)
+        before = again
+        found.append(gradients(model, market))
+        found[-1]["times computed again"] = torch.tensor(float(again - before))
+    kept, some, none = (gradient.pop("times computed again") for gradient in found)
+    assert kept == 0
+    assert 0 < some < none
+    for name, gradient in found[0].items():
+        for other in found[1:]:
+            torch.testing.assert_close(other[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
+    assert all(gradient.abs().max() > 0 for gradient in found[2].values())
 
 
 @pytest.mark.parametrize("length", [2, 5, 8])

@@ -74,6 +74,19 @@ def _breakdowns() -> pl.DataFrame:
     )  # fmt: skip
 
 
+def _importance() -> pl.DataFrame:
+    rows = [
+        ("group", "returns", None, 0.031, 0.004), ("group", "flows", None, -0.002, NAN),
+        ("group_score_change", "returns", None, 0.42, 0.01),
+        ("group_score_change", "flows", None, 0.02, 0.01),
+        ("feature_selection", "returns_1d", None, 0.0712, 0.0012),
+        ("feature_selection", "stmt_roe", None, 0.0123, 0.0005),
+        ("pair", "S001", "S002", 0.213, 0.02), ("received", "S002", None, 2.1, 0.1),
+    ]  # fmt: skip
+    schema = ["kind", "name", "neighbour", "importance", "standard_error"]
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
 def _data() -> ReportData:
     rng = np.random.default_rng(0)
     scorers, n = ("model", "ridge"), len(DAYS)
@@ -323,7 +336,7 @@ def test_what_was_not_recorded_is_said() -> None:
     empty = replace(_data(), **nothing, checks=[], identity={}, missing={}, notes=[])
     page = _Page(render_report(empty))
     assert page.open == []
-    assert page.text.count("Not recorded in this run.") == 7
+    assert page.text.count("Not recorded in this run.") == 8
     assert "No row was rejected." in page.text
 
 
@@ -334,3 +347,18 @@ def test_a_frame_without_a_column_is_named() -> None:
 
 def test_a_date_is_not_taken_from_the_clock(html: str) -> None:
     assert str(datetime.date.today().year) not in _Page(html).text
+
+
+def test_importance_shows_groups_features_and_neighbours():
+    page = render_report(replace(_data(), importance=_importance()))
+    figures = page[page.index("What the scores rest on") :]
+    assert figures.index("<svg") < figures.index("rank IC that is lost")
+    table = page[page.index("Features by selection weight") : page.index("Neighbours by attention")]
+    assert table.index("returns_1d") < table.index("stmt_roe")
+    assert "7.1\N{NO-BREAK SPACE}% ± 0.1\N{NO-BREAK SPACE}%" in table
+    assert "S001 ← S002" in page
+
+
+def test_an_importance_without_its_columns_is_refused():
+    with pytest.raises(ValueError, match="importance lacks neighbour"):
+        replace(_data(), importance=_importance().drop("neighbour"))

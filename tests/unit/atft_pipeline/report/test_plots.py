@@ -18,6 +18,7 @@ from atft_pipeline.report.plots import (
     plot_deciles,
     plot_drift,
     plot_gradients,
+    plot_importance,
     plot_quarantine,
     plot_rank_ic,
     plot_rank_ic_by_month,
@@ -248,3 +249,18 @@ def test_quarantine_has_a_panel_per_reason_with_its_rows() -> None:
     svg = figure_to_svg(plot_quarantine(by_month))
     assert svg.index("zero_volume: 18,000 rows") < svg.index("stale_bar: 12 rows")
     assert "no row in quarantine" in figure_to_svg(plot_quarantine(by_month.clear()))
+
+
+def test_importance_puts_the_group_that_is_worth_most_on_top():
+    groups = pl.DataFrame(
+        {
+            "kind": ["group"] * 3 + ["group_score_change"] * 3,
+            "name": ["flows", "returns", "market", "market", "flows", "returns"],
+            "importance": [-0.002, 0.03, 0.0, 0.01, 0.2, 0.6],
+            "standard_error": [0.004, 0.005, float("nan"), 0.0, 0.1, 0.1],
+        }
+    )
+    left, right = plot_importance(groups).axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["flows", "market", "returns"]
+    assert [bar.get_width() for bar in left.patches] == [-0.002, 0.0, 0.03]
+    assert [bar.get_width() for bar in right.patches] == [0.2, 0.01, 0.6]
