@@ -12,7 +12,7 @@ export ATFT_START_DATE ?= 2010-01-01
 export ATFT_END_DATE ?= 2015-12-31
 endif
 
-.PHONY: help run run-real test bench lint docs ui tensorboard faults clean
+.PHONY: help run run-real test bench lint docs ui alert-test tensorboard faults clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -53,6 +53,9 @@ docs: $(VENV)/.installed  ## write docs/features.md from the feature registry
 
 ui: $(VENV)/.installed  ## the Dagster UI on this machine, port 3000
 	env -u DAGSTER_MODULE_NAME $(BIN)/dagster dev -h 127.0.0.1
+
+alert-test: $(VENV)/.installed  ## send one message to every address in ATFT_ALERTS
+	$(BIN)/python -m atft_pipeline alert-test
 
 tensorboard: $(VENV)/.installed  ## the runs' health records in TensorBoard, port 6006
 	$(BIN)/python -m pip install -q tensorboard -c constraints.txt

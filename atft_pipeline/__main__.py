@@ -13,6 +13,7 @@ import yaml
 from dagster._core.errors import DagsterHomeNotSetError
 
 from atft_model.errors import InputError
+from atft_pipeline.alerts import alert_test
 from atft_pipeline.config_schema import check_run_config
 from atft_pipeline.definitions import defs
 from atft_pipeline.failures import is_failed_check
@@ -35,10 +36,13 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--select", default="*", help="asset selection (default: everything)")
     run.add_argument("--config", type=Path, help="Dagster run config, YAML")
     commands.add_parser("features-table", help="print docs/features.md, written from the registry")
+    commands.add_parser("alert-test", help="send one message to every address in ATFT_ALERTS")
     options = parser.parse_args(arguments)
     if options.command == "features-table":
         print(features_page(), end="")
         return 0
+    if options.command == "alert-test":
+        return print_alert_test()
     started = time.monotonic()
     try:
         config = read_config(options.config) if options.config else {}
@@ -50,6 +54,19 @@ def main(arguments: list[str] | None = None) -> int:
     print_summary(result)
     print(f"\n{time.monotonic() - started:.0f} s. Next: make ui")
     return exit_code(result)
+
+
+def print_alert_test() -> int:
+    """Sends a test message and prints what became of it at each address.
+
+    Returns:
+        0; 1 when an address refused it; 2 when there is no address.
+    """
+    lines = alert_test()
+    print("\n".join(lines) or "atft_pipeline: ATFT_ALERTS is not set; nobody to tell")
+    if not lines:
+        return 2
+    return 1 if any(line.startswith("FAILED") for line in lines) else 0
 
 
 def read_config(path: Path) -> dict[str, Any]:

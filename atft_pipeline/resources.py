@@ -189,9 +189,37 @@ def data_folder(data_dir: str | None, dataset: str | None, source: str) -> Path:
     return Path(data_dir or os.environ.get("ATFT_DATA_DIR") or "data").absolute() / name
 
 
-def alert_addresses() -> list[str]:
+ALERT_LEVELS = ("WARN", "ERROR")
+
+
+def alert_urls() -> list[str]:
     """Where alerts go: apprise URLs in ATFT_ALERTS, separated by spaces or commas."""
     return os.environ.get("ATFT_ALERTS", "").replace(",", " ").split()
+
+
+def alert_level() -> str:
+    """ATFT_ALERT_LEVEL: the least severity of a failed check that is told.
+
+    Raises:
+        InputError: no such severity.
+    """
+    level = (os.environ.get("ATFT_ALERT_LEVEL") or "WARN").upper()
+    if level not in ALERT_LEVELS:
+        raise InputError(
+            f"ATFT_ALERT_LEVEL is {level!r}; expected one of {', '.join(ALERT_LEVELS)}"
+        )
+    return level
+
+
+def ui_url() -> str:
+    """ATFT_UI_URL: where the links of an alert lead."""
+    return (os.environ.get("ATFT_UI_URL") or "http://127.0.0.1:3000").rstrip("/")
+
+
+def secrets() -> list[str]:
+    """What must appear in no message: the vendor's key, every address of an alert in any part."""
+    key = os.environ.get("JQUANTS_API_KEY", "").strip()
+    return [*([key] if key else []), *alert_urls()]
 
 
 def default_preset() -> str:
