@@ -1,8 +1,8 @@
-"""Assembly only: the assets, resources and sensors of the project as ``defs``."""
+"""Assembly only: the assets, resources, schedules and sensors of the project as ``defs``."""
 
 import dagster as dg
 
-from atft_pipeline import alerts
+from atft_pipeline import alerts, schedules
 from atft_pipeline.assets import core, evaluation, features, graph, model, raw
 from atft_pipeline.failures import console
 from atft_pipeline.resources import Lookahead, Market, SplitSettings
@@ -29,6 +29,8 @@ defs = dg.Definitions(
         "io_manager": TableIOManager(storage=storage),
         "versions": VersionIOManager(storage=storage),
     },
+    jobs=schedules.JOBS,
+    schedules=schedules.SCHEDULES,
     sensors=alerts.SENSORS,
     loggers={"console": console},
     executor=dg.in_process_executor,

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from atft_model.data.splits import SplitConfig
 from atft_model.errors import InputError
+from atft_pipeline.exchange_hours import EXCHANGES, Exchange
 from atft_pipeline.sources.base import MarketSource
 from atft_pipeline.sources.files import FilesConfig, FilesSource
 from atft_pipeline.sources.jquants import JQuantsConfig, JQuantsSource
@@ -220,6 +221,18 @@ def secrets() -> list[str]:
     """What must appear in no message: the vendor's key, every address of an alert in any part."""
     key = os.environ.get("JQUANTS_API_KEY", "").strip()
     return [*([key] if key else []), *alert_urls()]
+
+
+def exchange() -> Exchange:
+    """ATFT_EXCHANGE: whose trading days and close the daily schedule follows.
+
+    Raises:
+        InputError: no such exchange.
+    """
+    name = os.environ.get("ATFT_EXCHANGE") or "tokyo"
+    if name not in EXCHANGES:
+        raise InputError(f"ATFT_EXCHANGE is {name!r}; expected one of {', '.join(EXCHANGES)}")
+    return EXCHANGES[name]
 
 
 def default_preset() -> str:
