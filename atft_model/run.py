@@ -42,7 +42,10 @@ from atft_model.model.atft import ATFT, ModelShape
 from atft_model.model.initialization import initialize
 from atft_model.monitors.degeneracy_guard import DegeneracyGuard
 from atft_model.training.checkpoint import (
+    FORMAT,
+    check_format,
     differences,
+    fill,
     load_state,
     load_weights,
     weights_hash,
@@ -171,6 +174,7 @@ def run_identity(
 ) -> dict[str, Any]:
     """What a run's next step depends on besides its state, as JSON gives it back."""
     identity = {
+        "format": FORMAT,
         "config": to_dict(config),
         "panel": panel.hash,
         "features": list(panel.feature_names),
@@ -293,7 +297,7 @@ def record_checkpoint(trainer: Trainer, folder: Path, progress: Progress) -> Non
             f"({said or 'no gate says why: look at the health record'})"
         )
     model = trainer.model
-    model.load_state_dict(load_weights(folder / "best.pt"))
+    fill(model, load_weights(folder / "best.pt"), folder)
     quantiles, _, _ = predict_quantiles(
         model, trainer.data, trainer.validation_dates, trainer.config, trainer.runs_per_batch
     )
@@ -316,6 +320,7 @@ def run_record(
     """Identity of a run: what it was trained on, with what, and which weights came out."""
     best = folder / "best.pt"
     return {
+        "format": FORMAT,
         "run_id": folder.name,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "checkpoint_hash": weights_hash(load_weights(best)),
@@ -361,11 +366,13 @@ def open_run(folder: Path) -> TrainedRun:
     """Opens a finished run after recomputing the hash of its weights.
 
     Raises:
-        InputError: no finished run there, or weights that are not those of the run record.
+        InputError: no finished run there, one of an earlier format, or weights that are not those
+            of the run record.
     """
     if not (folder / "run.json").exists():
         raise InputError(f"{folder}: no finished run here (no run.json); train the model first")
     record = json.loads((folder / "run.json").read_text())
+    check_format(record.get("format"), folder)
     weights = load_weights(folder / "best.pt")
     found = weights_hash(weights)
     if found != record["checkpoint_hash"]:
@@ -407,7 +414,7 @@ def predict(
     graph = read_graph(graph_folder, panel)
     where = choose_device(device)
     model = ATFT(run.config.model, model_shape(panel)).to(where)
-    model.load_state_dict(dict(run.weights))
+    fill(model, run.weights, run.folder)
     quantiles = quantiles_from(panel.split.validation[0], run, model, panel, graph, where)
     table = score_table(run, panel, quantiles, "model")
     if not with_random_graph:

@@ -10,6 +10,8 @@ from atft_model.data.artifacts import current_version, publish, read_manifest
 from atft_model.data.panel import Panel
 from atft_model.errors import InputError
 
+FORMAT = 1
+"""Of the stored graph: raise it when its arrays or their meaning change."""
 BLOCK = 512
 """Stocks per block of the correlation product: bounds memory at BLOCK × stocks."""
 
@@ -130,18 +132,23 @@ def write_graph(graph: StockGraph, root: Path) -> str:
         "neighbours": graph.neighbours,
         "correlation": graph.correlation,
     }
-    return publish(root, arrays, {"panel_hash": graph.panel_hash})
+    return publish(root, arrays, {"format": FORMAT, "panel_hash": graph.panel_hash})
 
 
 def read_graph(folder: Path, panel: Panel) -> StockGraph:
     """Opens a graph version (or the current one of a root) that belongs to ``panel``.
 
     Raises:
-        InputError: nothing there, damaged content, or a graph of another panel.
+        InputError: nothing there, an earlier layout, damaged content, or a graph of another panel.
     """
     if not (folder / "manifest.json").exists():
         folder = current_version(folder, "stock_graph")
     manifest = read_manifest(folder, "stock_graph")
+    if manifest.get("format") != FORMAT:
+        raise InputError(
+            f"{folder}: graph format {manifest.get('format')}, expected {FORMAT}; "
+            "materialize stock_graph again"
+        )
     if manifest["panel_hash"] != panel.hash:
         raise InputError(
             f"{folder}: made for panel {manifest['panel_hash']}, not for {panel.hash}; "
