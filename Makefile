@@ -12,7 +12,7 @@ export ATFT_START_DATE ?= 2010-01-01
 export ATFT_END_DATE ?= 2015-12-31
 endif
 
-.PHONY: help run run-real test bench lint docs ui alert-test tensorboard faults clean
+.PHONY: help run run-real test bench lint docs ui alert-test clean-runs tensorboard faults clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -56,6 +56,9 @@ ui: $(VENV)/.installed  ## the Dagster UI on this machine, port 3000
 
 alert-test: $(VENV)/.installed  ## send one message to every address in ATFT_ALERTS
 	$(BIN)/python -m atft_pipeline alert-test
+
+clean-runs: $(VENV)/.installed  ## show disk use and old, unused runs; DELETE=1 deletes them, DAYS=30
+	$(BIN)/python -m atft_pipeline clean-runs --days $(or $(DAYS),30) $(if $(DELETE),--delete)
 
 tensorboard: $(VENV)/.installed  ## the runs' health records in TensorBoard, port 6006
 	$(BIN)/python -m pip install -q tensorboard -c constraints.txt

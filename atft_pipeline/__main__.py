@@ -18,6 +18,9 @@ from atft_pipeline.config_schema import check_run_config
 from atft_pipeline.definitions import defs
 from atft_pipeline.failures import is_failed_check
 from atft_pipeline.feature_page import features_page
+from atft_pipeline.resources import Market
+from atft_pipeline.storage import Storage
+from atft_pipeline.upkeep import disk_use, removals, remove, size_of
 
 READY = "start with make run, or source activate.sh first"
 RED, GREEN, YELLOW, PLAIN = "\033[31m", "\033[32m", "\033[33m", "\033[0m"
@@ -37,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--config", type=Path, help="Dagster run config, YAML")
     commands.add_parser("features-table", help="print docs/features.md, written from the registry")
     commands.add_parser("alert-test", help="send one message to every address in ATFT_ALERTS")
+    clean = commands.add_parser("clean-runs", help="show, or delete, what is old and unused")
+    clean.add_argument("--days", type=float, default=30, help="not written since (default: 30)")
+    clean.add_argument("--delete", action="store_true", help="delete what is shown without this")
     options = parser.parse_args(arguments)
     if options.command == "features-table":
         print(features_page(), end="")
@@ -45,6 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
         return print_alert_test()
     started = time.monotonic()
     try:
+        if options.command == "clean-runs":
+            with open_instance() as instance:
+                clean_runs(instance, options.days, delete=options.delete)
+            return 0
         config = read_config(options.config) if options.config else {}
         with open_instance() as instance:
             result = materialize(options.select, config, instance)
@@ -67,6 +77,21 @@ def print_alert_test() -> int:
     if not lines:
         return 2
     return 1 if any(line.startswith("FAILED") for line in lines) else 0
+
+
+def clean_runs(instance: dg.DagsterInstance, days: float, *, delete: bool) -> None:
+    """Prints disk use and what is old and unused; deletes it if told to."""
+    storage, home = Storage(market=Market()), Path(instance.root_directory)
+    print("\n".join(f"{size / 1e6:10.1f} MB  {part}" for part, size in disk_use(storage, home)))
+    planned = removals(storage, instance, home, days)
+    print(f"\n{len(planned)} removable, not written for {days:g} days:")
+    for removal in planned:
+        print(f"{size_of(removal.path) / 1e6:10.1f} MB  {removal.what}")
+    if delete:
+        remove(planned, instance)
+        print("deleted")
+    elif planned:
+        print("nothing deleted; to delete them: make clean-runs DELETE=1")
 
 
 def read_config(path: Path) -> dict[str, Any]:
