@@ -176,6 +176,11 @@ class Lookahead(dg.ConfigurableResource):
         return LookaheadConfig(self.cuts, seed)
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether a name from config, joined to a folder, stays one level below it."""
+    return name not in ("", ".", "..") and Path(name).name == name and "\0" not in name
+
+
 def data_folder(data_dir: str | None, dataset: str | None, source: str) -> Path:
     """``<data dir>/<data set>``, absolute; by default ``data`` and the name of the source.
 
@@ -183,7 +188,7 @@ def data_folder(data_dir: str | None, dataset: str | None, source: str) -> Path:
         InputError: a data set name that would lead out of the data dir.
     """
     name = dataset or os.environ.get("ATFT_DATASET") or source
-    if Path(name).name != name or name == "..":
+    if not is_plain_name(name):
         raise InputError(
             f"data set (ATFT_DATASET) is {name!r}; expected a plain folder name, such as tokyo"
         )
