@@ -46,10 +46,12 @@ lint: $(VENV)/.installed  ## format, lint, types, layers
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-docs: $(VENV)/.installed  ## write docs/features.md from the feature registry
+docs: $(VENV)/.installed  ## write docs/features.md and docs/checks.md from the code
 	mkdir -p docs
 	$(BIN)/python -m atft_pipeline features-table > docs/features.md.new
 	mv docs/features.md.new docs/features.md
+	$(BIN)/python -m atft_pipeline checks-table > docs/checks.md.new
+	mv docs/checks.md.new docs/checks.md
 
 ui: $(VENV)/.installed  ## the Dagster UI on this machine, port 3000
 	env -u DAGSTER_MODULE_NAME $(BIN)/dagster dev -h 127.0.0.1

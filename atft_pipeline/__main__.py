@@ -14,6 +14,7 @@ from dagster._core.errors import DagsterHomeNotSetError
 
 from atft_model.errors import InputError
 from atft_pipeline.alerts import alert_test
+from atft_pipeline.checks_page import checks_page
 from atft_pipeline.config_schema import check_run_config
 from atft_pipeline.definitions import defs
 from atft_pipeline.failures import is_failed_check
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--select", default="*", help="asset selection (default: everything)")
     run.add_argument("--config", type=Path, help="Dagster run config, YAML")
     commands.add_parser("features-table", help="print docs/features.md, written from the registry")
+    commands.add_parser("checks-table", help="print docs/checks.md, written from the checks")
     commands.add_parser("alert-test", help="send one message to every address in ATFT_ALERTS")
     clean = commands.add_parser("clean-runs", help="show, or delete, what is old and unused")
     clean.add_argument("--days", type=float, default=30, help="not written since (default: 30)")
@@ -46,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.command == "features-table":
         print(features_page(), end="")
+        return 0
+    if options.command == "checks-table":
+        print(checks_page(all_checks()), end="")
         return 0
     if options.command == "alert-test":
         return print_alert_test()
@@ -164,11 +169,15 @@ def selected(select: str, graph: Any) -> list[dg.AssetKey]:
     return list(keys)
 
 
+def all_checks() -> list[dg.AssetCheckSpec]:
+    """Every check of every asset."""
+    return [check for asset in defs.resolve_asset_graph().assets_defs
+            for check in asset.check_specs]  # fmt: skip
+
+
 def exit_code(result: dg.ExecuteInProcessResult) -> int:
     """1 when an asset failed or an integrity check did; skill verdicts do not count."""
-    kinds = {check.name: (check.metadata or {}).get("kind")
-             for asset in defs.resolve_asset_graph().assets_defs
-             for check in asset.check_specs}  # fmt: skip
+    kinds = {check.name: (check.metadata or {}).get("kind") for check in all_checks()}
     stopped = any(
         kinds[check.check_name] != "skill" and check.severity == dg.AssetCheckSeverity.ERROR
         for check in result.get_asset_check_evaluations()

@@ -12,15 +12,20 @@ from atft_pipeline.storage import Storage, TableIOManager, VersionIOManager
 market = Market.configure_at_launch()
 storage = Storage.configure_at_launch(market=market)
 
+OWNERS = ["team:research"]
+"""Whom the UI names beside every asset."""
+
+ASSETS = [
+    *raw.ASSETS,
+    *core.ASSETS,
+    *features.ASSETS,
+    *graph.ASSETS,
+    *model.ASSETS,
+    *evaluation.ASSETS,
+]
+
 defs = dg.Definitions(
-    assets=[
-        *raw.ASSETS,
-        *core.ASSETS,
-        *features.ASSETS,
-        *graph.ASSETS,
-        *model.ASSETS,
-        *evaluation.ASSETS,
-    ],
+    assets=dg.map_asset_specs(lambda spec: spec.replace_attributes(owners=OWNERS), ASSETS),
     resources={
         "market": market,
         "storage": storage,
