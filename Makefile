@@ -12,7 +12,7 @@ export ATFT_START_DATE ?= 2010-01-01
 export ATFT_END_DATE ?= 2015-12-31
 endif
 
-.PHONY: help run walk-forward run-real test bench bench-peers lint docs ui tensorboard faults clean
+.PHONY: help run walk-forward run-real test bench bench-peers lint docs ui alert-test clean-runs tensorboard faults clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -58,13 +58,21 @@ lint: $(VENV)/.installed  ## format, lint, types, layers
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-docs: $(VENV)/.installed  ## write docs/features.md from the feature registry
+docs: $(VENV)/.installed  ## write docs/features.md and docs/checks.md from the code
 	mkdir -p docs
 	$(BIN)/python -m atft_pipeline features-table > docs/features.md.new
 	mv docs/features.md.new docs/features.md
+	$(BIN)/python -m atft_pipeline checks-table > docs/checks.md.new
+	mv docs/checks.md.new docs/checks.md
 
 ui: $(VENV)/.installed  ## the Dagster UI on this machine, port 3000
 	env -u DAGSTER_MODULE_NAME $(BIN)/dagster dev -h 127.0.0.1
+
+alert-test: $(VENV)/.installed  ## send one message to every address in ATFT_ALERTS
+	$(BIN)/python -m atft_pipeline alert-test
+
+clean-runs: $(VENV)/.installed  ## show disk use and old, unused runs; DELETE=1 deletes them, DAYS=30
+	$(BIN)/python -m atft_pipeline clean-runs --days $(or $(DAYS),30) $(if $(DELETE),--delete)
 
 tensorboard: $(VENV)/.installed  ## the runs' health records in TensorBoard, port 6006
 	$(BIN)/python -m pip install -q tensorboard -c constraints.txt

@@ -45,7 +45,10 @@ from atft_model.model.graph_attention import EDGE_ATTRIBUTES
 from atft_model.model.initialization import initialize
 from atft_model.monitors.degeneracy_guard import DegeneracyGuard
 from atft_model.training.checkpoint import (
+    FORMAT,
+    check_format,
     differences,
+    fill,
     load_state,
     load_weights,
     weights_hash,
@@ -181,6 +184,7 @@ def run_identity(
 ) -> dict[str, Any]:
     """What a run's next step depends on besides its state, as JSON gives it back."""
     identity = {
+        "format": FORMAT,
         "config": to_dict(config),
         "panel": panel.hash,
         "features": list(panel.feature_names),
@@ -304,7 +308,7 @@ def record_checkpoint(trainer: Trainer, folder: Path, progress: Progress) -> Non
             f"({said or 'no gate says why: look at the health record'})"
         )
     model = trainer.model
-    model.load_state_dict(load_weights(folder / "best.pt"))
+    fill(model, load_weights(folder / "best.pt"), folder)
     quantiles, _, _ = predict_quantiles(
         model, trainer.data, trainer.validation_dates, trainer.config, trainer.runs_per_batch
     )
@@ -327,6 +331,7 @@ def run_record(
     """Identity of a run: what it was trained on, with what, and which weights came out."""
     best = folder / "best.pt"
     return {
+        "format": FORMAT,
         "run_id": folder.name,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "checkpoint_hash": weights_hash(load_weights(best)),
@@ -376,12 +381,13 @@ def open_run(folder: Path) -> TrainedRun:
     """Opens a finished run after recomputing the hash of its weights.
 
     Raises:
-        InputError: no finished run there, weights that are not those of the run record, or
-            weights for other edge attributes than today's.
+        InputError: no finished run there, one of an earlier format, weights that are not those
+            of the run record, or weights for other edge attributes than today's.
     """
     if not (folder / "run.json").exists():
         raise InputError(f"{folder}: no finished run here (no run.json); train the model first")
     record = json.loads((folder / "run.json").read_text())
+    check_format(record.get("format"), folder)
     weights = load_weights(folder / "best.pt")
     found = weights_hash(weights)
     if found != record["checkpoint_hash"]:
@@ -389,8 +395,7 @@ def open_run(folder: Path) -> TrainedRun:
             f"{folder / 'best.pt'}: weights hash {found}, the run record says "
             f"{record['checkpoint_hash']}; the checkpoint is not of this run: train again"
         )
-    # Runs of before the key had the first three.
-    attributes = record.get("edge_attributes", list(EDGE_ATTRIBUTES[:3]))
+    attributes = record["edge_attributes"]
     if attributes != list(EDGE_ATTRIBUTES):
         raise InputError(
             f"{folder}: trained with edge attributes {', '.join(attributes)}; this version has "
@@ -437,7 +442,7 @@ def predict(
     graph = read_graph(graph_folder, panel)
     where = choose_device(device)
     model = ATFT(run.config.model, model_shape(panel)).to(where)
-    model.load_state_dict(dict(run.weights))
+    fill(model, run.weights, run.folder)
     first = newest_scorable(panel) if newest_only else panel.split.validation[0]
     quantiles = quantiles_from(first, run, model, panel, graph, where)
     table = score_table(run, panel, quantiles, "model")

@@ -13,6 +13,8 @@ import yaml
 from dagster._core.errors import DagsterHomeNotSetError
 
 from atft_model.errors import InputError
+from atft_pipeline.alerts import alert_test
+from atft_pipeline.checks_page import checks_page
 from atft_pipeline.config_schema import check_run_config
 from atft_pipeline.definitions import defs
 from atft_pipeline.failures import is_failed_check
@@ -20,6 +22,7 @@ from atft_pipeline.feature_page import features_page
 from atft_pipeline.report.compare import compare_runs
 from atft_pipeline.resources import Market
 from atft_pipeline.storage import Storage
+from atft_pipeline.upkeep import disk_use, removals, remove, size_of
 
 READY = "start with make run, or source activate.sh first"
 UNPARTITIONED = "not key:rolling_model+"
@@ -48,15 +51,29 @@ def main(arguments: list[str] | None = None) -> int:
     compare = commands.add_parser("compare", help="a page that compares two evaluated runs")
     compare.add_argument("runs", nargs=2, metavar="RUN", help="run id: a folder in models")
     commands.add_parser("features-table", help="print docs/features.md, written from the registry")
+    commands.add_parser("checks-table", help="print docs/checks.md, written from the checks")
+    commands.add_parser("alert-test", help="send one message to every address in ATFT_ALERTS")
+    clean = commands.add_parser("clean-runs", help="show, or delete, what is old and unused")
+    clean.add_argument("--days", type=float, default=30, help="not written since (default: 30)")
+    clean.add_argument("--delete", action="store_true", help="delete what is shown without this")
     options = parser.parse_args(arguments)
     if options.command == "features-table":
         print(features_page(), end="")
         return 0
+    if options.command == "checks-table":
+        print(checks_page(all_checks()), end="")
+        return 0
+    if options.command == "alert-test":
+        return print_alert_test()
     started = time.monotonic()
     try:
         if options.command == "compare":
             storage = storage_of({})
             print(compare_runs(storage.models, storage.reports, *options.runs))
+            return 0
+        if options.command == "clean-runs":
+            with open_instance() as instance:
+                clean_runs(instance, options.days, delete=options.delete)
             return 0
         config = read_config(options.config) if options.config else {}
         with open_instance() as instance:
@@ -71,6 +88,34 @@ def main(arguments: list[str] | None = None) -> int:
         print_summary(result)
     print(f"\n{time.monotonic() - started:.0f} s. Next: make ui")
     return max(exit_code(result) for result in results)
+
+
+def print_alert_test() -> int:
+    """Sends a test message and prints what became of it at each address.
+
+    Returns:
+        0; 1 when an address refused it; 2 when there is no address.
+    """
+    lines = alert_test()
+    print("\n".join(lines) or "atft_pipeline: ATFT_ALERTS is not set; nobody to tell")
+    if not lines:
+        return 2
+    return 1 if any(line.startswith("FAILED") for line in lines) else 0
+
+
+def clean_runs(instance: dg.DagsterInstance, days: float, *, delete: bool) -> None:
+    """Prints disk use and what is old and unused; deletes it if told to."""
+    storage, home = Storage(market=Market()), Path(instance.root_directory)
+    print("\n".join(f"{size / 1e6:10.1f} MB  {part}" for part, size in disk_use(storage, home)))
+    planned = removals(storage, instance, home, days)
+    print(f"\n{len(planned)} removable, not written for {days:g} days:")
+    for removal in planned:
+        print(f"{size_of(removal.path) / 1e6:10.1f} MB  {removal.what}")
+    if delete:
+        remove(planned, instance)
+        print("deleted")
+    elif planned:
+        print("nothing deleted; to delete them: make clean-runs DELETE=1")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -188,12 +233,16 @@ def selected(select: str, graph: Any) -> list[dg.AssetKey]:
     return list(keys)
 
 
+def all_checks() -> list[dg.AssetCheckSpec]:
+    """Every check of every asset."""
+    return [check for asset in defs.resolve_asset_graph().assets_defs
+            for check in asset.check_specs]  # fmt: skip
+
+
 def exit_code(result: dg.ExecuteInProcessResult) -> int:
     """1 when an asset failed or an integrity check did; skill verdicts do not count."""
     # By asset too: two assets may have a check of one name and not of one kind.
-    kinds = {check.key: (check.metadata or {}).get("kind")
-             for asset in defs.resolve_asset_graph().assets_defs
-             for check in asset.check_specs}  # fmt: skip
+    kinds = {check.key: (check.metadata or {}).get("kind") for check in all_checks()}
     stopped = any(
         kinds[check.asset_check_key] != "skill" and check.severity == dg.AssetCheckSeverity.ERROR
         for check in result.get_asset_check_evaluations()

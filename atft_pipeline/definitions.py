@@ -1,8 +1,8 @@
-"""Assembly only: the assets, resources and sensors of the project as ``defs``."""
+"""Assembly only: the assets, resources, schedules and sensors of the project as ``defs``."""
 
 import dagster as dg
 
-from atft_pipeline import alerts
+from atft_pipeline import alerts, schedules
 from atft_pipeline.assets import (
     core,
     evaluation,
@@ -22,18 +22,23 @@ from atft_pipeline.storage import Storage, TableIOManager, VersionIOManager
 market = Market.configure_at_launch()
 storage = Storage.configure_at_launch(market=market)
 
+OWNERS = ["team:research"]
+"""Whom the UI names beside every asset."""
+
+ASSETS = [
+    *raw.ASSETS,
+    *core.ASSETS,
+    *features.ASSETS,
+    *structure.ASSETS,
+    *graph.ASSETS,
+    *model.ASSETS,
+    *evaluation.ASSETS,
+    *walk_forward.ASSETS,
+    *serving.ASSETS,
+]
+
 defs = dg.Definitions(
-    assets=[
-        *raw.ASSETS,
-        *core.ASSETS,
-        *features.ASSETS,
-        *structure.ASSETS,
-        *graph.ASSETS,
-        *model.ASSETS,
-        *evaluation.ASSETS,
-        *walk_forward.ASSETS,
-        *serving.ASSETS,
-    ],
+    assets=dg.map_asset_specs(lambda spec: spec.replace_attributes(owners=OWNERS), ASSETS),
     resources={
         "market": market,
         "storage": storage,
@@ -43,6 +48,8 @@ defs = dg.Definitions(
         "io_manager": TableIOManager(storage=storage),
         "versions": VersionIOManager(storage=storage),
     },
+    jobs=schedules.JOBS,
+    schedules=schedules.SCHEDULES,
     sensors=alerts.SENSORS,
     loggers={"console": console},
     executor=dg.in_process_executor,

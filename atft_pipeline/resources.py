@@ -15,6 +15,7 @@ from pydantic import Field
 from atft_model.data.folds import WalkForwardConfig
 from atft_model.data.splits import SplitConfig
 from atft_model.errors import InputError
+from atft_pipeline.exchange_hours import EXCHANGES, Exchange
 from atft_pipeline.sources.base import MarketSource
 from atft_pipeline.sources.files import FilesConfig, FilesSource
 from atft_pipeline.sources.jquants import JQuantsConfig, JQuantsSource
@@ -213,6 +214,11 @@ class Lookahead(dg.ConfigurableResource):
         return LookaheadConfig(self.cuts, seed)
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether a name from config, joined to a folder, stays one level below it."""
+    return name not in ("", ".", "..") and Path(name).name == name and "\0" not in name
+
+
 def data_folder(data_dir: str | None, dataset: str | None, source: str) -> Path:
     """``<data dir>/<data set>``, absolute; by default ``data`` and the name of the source.
 
@@ -220,16 +226,56 @@ def data_folder(data_dir: str | None, dataset: str | None, source: str) -> Path:
         InputError: a data set name that would lead out of the data dir.
     """
     name = dataset or os.environ.get("ATFT_DATASET") or source
-    if Path(name).name != name or name == "..":
+    if not is_plain_name(name):
         raise InputError(
             f"data set (ATFT_DATASET) is {name!r}; expected a plain folder name, such as tokyo"
         )
     return Path(data_dir or os.environ.get("ATFT_DATA_DIR") or "data").absolute() / name
 
 
-def alert_addresses() -> list[str]:
+ALERT_LEVELS = ("WARN", "ERROR")
+
+
+def alert_urls() -> list[str]:
     """Where alerts go: apprise URLs in ATFT_ALERTS, separated by spaces or commas."""
     return os.environ.get("ATFT_ALERTS", "").replace(",", " ").split()
+
+
+def alert_level() -> str:
+    """ATFT_ALERT_LEVEL: the least severity of a failed check that is told.
+
+    Raises:
+        InputError: no such severity.
+    """
+    level = (os.environ.get("ATFT_ALERT_LEVEL") or "WARN").upper()
+    if level not in ALERT_LEVELS:
+        raise InputError(
+            f"ATFT_ALERT_LEVEL is {level!r}; expected one of {', '.join(ALERT_LEVELS)}"
+        )
+    return level
+
+
+def ui_url() -> str:
+    """ATFT_UI_URL: where the links of an alert lead."""
+    return (os.environ.get("ATFT_UI_URL") or "http://127.0.0.1:3000").rstrip("/")
+
+
+def secrets() -> list[str]:
+    """What must appear in no message: the vendor's key, every address of an alert in any part."""
+    key = os.environ.get("JQUANTS_API_KEY", "").strip()
+    return [*([key] if key else []), *alert_urls()]
+
+
+def exchange() -> Exchange:
+    """ATFT_EXCHANGE: whose trading days and close the daily schedule follows.
+
+    Raises:
+        InputError: no such exchange.
+    """
+    name = os.environ.get("ATFT_EXCHANGE") or "tokyo"
+    if name not in EXCHANGES:
+        raise InputError(f"ATFT_EXCHANGE is {name!r}; expected one of {', '.join(EXCHANGES)}")
+    return EXCHANGES[name]
 
 
 def default_preset() -> str:

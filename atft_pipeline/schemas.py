@@ -234,6 +234,28 @@ SCORES = _table(
 )
 
 
+CONTRACTS = {
+    schema.name: schema
+    for schema in (RAW_PRICES, RAW_LISTINGS, RAW_INDICES, RAW_STATEMENTS, RAW_INVESTOR_FLOWS,
+                   QUARANTINE, PRICES, SUSPECT_MOVES, TRADING_UNIVERSE, TARGETS)
+} | {"predictions": SCORES}  # fmt: skip
+"""Of stored tables by name; those of the feature tables depend on the registry."""
+
+
+def layout_fault(table: str, frame: pl.DataFrame) -> str | None:
+    """Where a stored table's columns are not those of its contract: the first one, in words.
+
+    Names and types alone, which cost nothing: values were judged when the table was made.
+    """
+    for name, column in CONTRACTS[table].columns.items() if table in CONTRACTS else ():
+        if name not in frame.columns:
+            if column.required:
+                return f"no column {name}"
+        elif frame.schema[name] != column.dtype.type:
+            return f"column {name} is {frame.schema[name]}, expected {column.dtype.type}"
+    return None
+
+
 def features_schema(names: Sequence[str]) -> pa.DataFrameSchema:
     """The ``features`` table with exactly these columns: raw units, finite or null."""
     return _feature_table("features", names, _FINITE)

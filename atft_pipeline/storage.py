@@ -17,6 +17,7 @@ from atft_model.data.artifacts import file_hash
 from atft_model.errors import InputError
 from atft_pipeline.failures import input_errors_as_failures
 from atft_pipeline.resources import Market, data_folder
+from atft_pipeline.schemas import layout_fault
 from atft_pipeline.sources.lock import exclusive
 
 PARTITIONED = ("rolling_model", "rolling_baselines")
@@ -105,11 +106,18 @@ class Storage(dg.ConfigurableResource):
         """A stored table.
 
         Raises:
-            InputError: it was never stored; the message says how to build it for ``wanted_by``.
+            InputError: it was never stored, or by a version with other columns; the message says
+                how to build it for ``wanted_by``.
         """
         if not self.has_table(table):
             raise not_materialized(table, wanted_by)
-        return pl.read_parquet(self.table_path(table))
+        frame = pl.read_parquet(self.table_path(table))
+        if fault := layout_fault(table, frame):
+            raise InputError(
+                f"{self.table_path(table)}: {fault}: the table is of another version; build it "
+                f"again: dagster asset materialize --select {table}"
+            )
+        return frame
 
     def read_if_stored(self, table: str) -> pl.DataFrame | None:
         """A stored table; None where it was never stored."""

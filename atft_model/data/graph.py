@@ -18,6 +18,8 @@ from atft_model.data.name_swap import swapped_names
 from atft_model.data.panel import Panel
 from atft_model.errors import InputError
 
+FORMAT = 1
+"""Of the stored graph: raise it when its arrays or their meaning change."""
 BLOCK = 512
 """Stocks per block of the correlation product: bounds memory at BLOCK × stocks."""
 
@@ -221,18 +223,24 @@ def write_graph(graph: StockGraph, root: Path) -> str:
     }
     if graph.link is not None and graph.links is not None:
         arrays |= {"link": graph.link, "links": graph.links}
-    return publish(root, arrays, {"panel_hash": graph.panel_hash, "kind": graph.kind})
+    facts = {"format": FORMAT, "panel_hash": graph.panel_hash, "kind": graph.kind}
+    return publish(root, arrays, facts)
 
 
 def read_graph(folder: Path, panel: Panel) -> StockGraph:
     """Opens a graph version (or the current one of a root) that belongs to ``panel``.
 
     Raises:
-        InputError: nothing there, damaged content, or a graph of another panel.
+        InputError: nothing there, an earlier layout, damaged content, or a graph of another panel.
     """
     if not (folder / "manifest.json").exists():
         folder = current_version(folder, "stock_graph")
     manifest = read_manifest(folder, "stock_graph")
+    if manifest.get("format") != FORMAT:
+        raise InputError(
+            f"{folder}: graph format {manifest.get('format')}, expected {FORMAT}; "
+            "materialize stock_graph again"
+        )
     if manifest["panel_hash"] != panel.hash:
         raise InputError(
             f"{folder}: made for panel {manifest['panel_hash']}, not for {panel.hash}; "

@@ -12,10 +12,46 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atft_model.data.artifacts import HASH_LENGTH
 from atft_model.errors import InputError
+
+FORMAT = 1
+"""Of a run's files. Raise it when their names, fields or meaning change, or when the same config
+builds other tensors: runs of earlier formats are then refused by name."""
+
+REBUILD = "train again: dagster asset materialize --select trained_model"
+
+
+def check_format(found: Any, folder: Path) -> None:
+    """Refuses a run that another version of the code left.
+
+    Raises:
+        InputError: the run's format is not today's.
+    """
+    if found != FORMAT:
+        raise InputError(f"{folder}: run format {found}, expected {FORMAT}; {REBUILD}")
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Puts a run's weights into the model that its config builds.
+
+    Raises:
+        InputError: they are those of another layout.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    odd = sorted(
+        name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name)
+    )
+    if odd:
+        name = odd[0]
+        raise InputError(
+            f"{folder}: weights of another layout: {len(odd)} tensors differ, first {name}: found "
+            f"{given.get(name, 'none')}, expected {wanted.get(name, 'none')}; {REBUILD}"
+        )
+    model.load_state_dict(dict(weights))
 
 
 def weights_hash(weights: Mapping[str, Tensor]) -> str:

@@ -17,7 +17,6 @@ import pyarrow as pa
 from atft_model.config import setting
 from atft_model.errors import InputError
 from atft_model.evaluation import HEADLINE_HORIZON
-from atft_model.training.checkpoint import load_weights, weights_hash
 from atft_model.training.health_record import read_health, seal_faults
 
 
@@ -163,6 +162,9 @@ def open_evidence(folder: Path) -> Evidence:
     record = json.loads((folder / "run.json").read_text())
     config = json.loads((folder / "config.json").read_text())
     faults = list(seal_faults(folder / "health", record))
+    # Here, not above: the checks are listed wherever Dagster loads the project, without torch.
+    from atft_model.training.checkpoint import load_weights, weights_hash
+
     found = weights_hash(load_weights(folder / "best.pt"))
     if found != record["checkpoint_hash"]:
         faults.append(f"best.pt has hash {found}, the run record {record['checkpoint_hash']}")

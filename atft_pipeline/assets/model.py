@@ -22,7 +22,7 @@ from atft_pipeline.config_schema import build, fields_of, run_config_fields
 from atft_pipeline.failures import plain_failures
 from atft_pipeline.processes import run_model_process
 from atft_pipeline.report.plots import figure_to_png_data_uri, plot_gradients, plot_training
-from atft_pipeline.resources import default_preset
+from atft_pipeline.resources import default_preset, is_plain_name
 from atft_pipeline.storage import Storage
 
 ASSET = "trained_model"
@@ -62,7 +62,7 @@ def trained_model(
     resume = options.get("resume")
     run_id = resume or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     folder = storage.models / run_id
-    if resume and (Path(resume).name != resume or not folder.is_dir()):
+    if resume and not (is_plain_name(resume) and folder.is_dir()):
         raise InputError(f"resume is {resume!r}; expected the name of a folder in {folder.parent}")
     train_run(context, storage, config, folder, panel, stock_graph,
               ["--resume"] if resume else [])  # fmt: skip

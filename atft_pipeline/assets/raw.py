@@ -10,6 +10,7 @@ import polars as pl
 from atft_pipeline.checks.outcome import markdown_table, spec, verdicts
 from atft_pipeline.checks.tables import contract_holds
 from atft_pipeline.failures import plain_failures
+from atft_pipeline.freshness import DAILY
 from atft_pipeline.resources import Market
 from atft_pipeline.schemas import (
     RAW_INDICES,
@@ -29,7 +30,7 @@ def _contract(asset: str) -> list[dg.AssetCheckSpec]:
 
 @dg.asset(
     group_name="raw", kinds={"polars", "parquet"}, output_required=False, config_schema={},
-    check_specs=_contract("raw_prices"),
+    check_specs=_contract("raw_prices"), freshness_policy=DAILY,
     description="Daily bars as delivered: unadjusted, defects included.",
 )  # fmt: skip
 @plain_failures

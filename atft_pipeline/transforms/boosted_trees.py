@@ -4,13 +4,16 @@ Ke and others (2017), by LightGBM: what a practitioner tries first on a table of
 """
 
 from functools import partial
+from typing import TYPE_CHECKING
 
-import lightgbm
 import numpy as np
 
 from atft_model.baselines import day_features, validation_rank_ic
 from atft_model.data.normalizer import TimeSeriesStatistics
 from atft_model.data.panel import Panel, fit_statistics
+
+if TYPE_CHECKING:
+    import lightgbm
 
 ROUNDS = (10, 25, 50, 100)
 """Numbers of trees; the best on validation dates is taken."""
@@ -40,6 +43,8 @@ def boosted_trees(panel: Panel) -> dict[int, np.ndarray]:
     Fitted on tradable rows of the training dates to the forward return, demeaned within the date.
     Unknown features count as their mean, as they do for the model.
     """
+    import lightgbm  # half a second of processor time with scipy: not at definition load
+
     statistics = fit_statistics(panel, panel.split.train)
     first, last = panel.split.train
     rows = int(np.asarray(panel.tradable[first:last]).sum())
@@ -76,13 +81,13 @@ def _demeaned_targets(panel: Panel, days: range, index: int) -> tuple[np.ndarray
     return np.where(known, goal, 0.0) / goal[known].std(), known.astype(np.float32)
 
 
-def _predict(booster: lightgbm.Booster, features: np.ndarray, rounds: int) -> np.ndarray:
+def _predict(booster: "lightgbm.Booster", features: np.ndarray, rounds: int) -> np.ndarray:
     predicted = booster.predict(features.astype(np.float32), num_iteration=rounds, num_threads=1)
     return np.asarray(predicted)
 
 
 def _score(
-    booster: lightgbm.Booster, rounds: int, panel: Panel, statistics: TimeSeriesStatistics
+    booster: "lightgbm.Booster", rounds: int, panel: Panel, statistics: TimeSeriesStatistics
 ) -> np.ndarray:
     """Validation and test dates; earlier ones are never evaluated."""
     score = np.full(panel.tradable.shape, np.nan)

@@ -35,14 +35,14 @@ def rows(storage: Storage, table: str) -> list[tuple]:
 
 
 def test_a_table_is_read_back_and_queryable(storage):
-    storage.write_table("prices", FRAME)
-    assert storage.read_table("prices", "features").equals(FRAME)
-    assert rows(storage, "prices") == FRAME.rows()
+    storage.write_table("baselines", FRAME)
+    assert storage.read_table("baselines", "features").equals(FRAME)
+    assert rows(storage, "baselines") == FRAME.rows()
 
 
 @pytest.mark.parametrize("broken", ["write_parquet", "replace"])
 def test_a_crash_in_the_middle_leaves_the_old_table(storage, monkeypatch, broken):
-    path = storage.write_table("prices", FRAME)
+    path = storage.write_table("baselines", FRAME)
     before = path.read_bytes()
 
     def die_half_way(frame: pl.DataFrame, target) -> None:
@@ -57,9 +57,9 @@ def test_a_crash_in_the_middle_leaves_the_old_table(storage, monkeypatch, broken
     else:
         monkeypatch.setattr("atft_pipeline.storage.os.replace", die)
     with pytest.raises(KeyboardInterrupt):
-        storage.write_table("prices", FRAME.head(1))
+        storage.write_table("baselines", FRAME.head(1))
     assert path.read_bytes() == before
-    assert rows(storage, "prices") == FRAME.rows()
+    assert rows(storage, "baselines") == FRAME.rows()
 
 
 WRITE_FOR_EVER = """
@@ -72,7 +72,7 @@ storage = Storage(market=Market(source="synthetic"), data_dir=sys.argv[1])
 print("ready", flush=True)
 while True:
     for value in (1, 2):
-        storage.write_table("prices", pl.DataFrame({"value": [value] * 500_000}))
+        storage.write_table("baselines", pl.DataFrame({"value": [value] * 500_000}))
 """
 
 
@@ -91,45 +91,45 @@ def test_a_killed_writer_leaves_the_old_table_or_the_new_one(storage, tmp_path):
         time.sleep(0.3)
         writer.kill()
         writer.wait()
-    frame = storage.read_table("prices", "features")
+    frame = storage.read_table("baselines", "features")
     assert frame.height == 500_000
     assert frame["value"].n_unique() == 1
-    assert rows(storage, "prices")[0] == frame.row(0)
-    storage.write_table("prices", FRAME)
-    assert rows(storage, "prices") == FRAME.rows()
+    assert rows(storage, "baselines")[0] == frame.row(0)
+    storage.write_table("baselines", FRAME)
+    assert rows(storage, "baselines") == FRAME.rows()
 
 
 def test_what_a_crash_left_behind_is_no_table(storage):
-    storage.write_table("prices", FRAME)
-    (storage.root / ".prices.parquet.1.tmp").write_bytes(b"half")
+    storage.write_table("baselines", FRAME)
+    (storage.root / ".baselines.parquet.1.tmp").write_bytes(b"half")
     (storage.root / "rejected").mkdir()
     storage.write_rejected("features", FRAME)
     storage.write_table("targets", FRAME)
     with duckdb.connect(str(storage.root / "atft.duckdb"), read_only=True) as connection:
         views = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal")
-        assert sorted(name for (name,) in views.fetchall()) == ["prices", "targets"]
+        assert sorted(name for (name,) in views.fetchall()) == ["baselines", "targets"]
 
 
 def test_a_reader_of_the_old_catalog_reads_on(storage):
-    storage.write_table("prices", FRAME)
+    storage.write_table("baselines", FRAME)
     with duckdb.connect(str(storage.root / "atft.duckdb"), read_only=True) as reader:
         storage.write_table("targets", FRAME.head(1))
-        assert reader.execute("SELECT count(*) FROM prices").fetchone() == (2,)
+        assert reader.execute("SELECT count(*) FROM baselines").fetchone() == (2,)
     assert rows(storage, "targets") == [("A", 1.0)]
 
 
 def test_a_quote_in_the_data_dir_does_no_harm(tmp_path):
     quoted = Storage(market=Market(source="synthetic"), data_dir=str(tmp_path / "it's"))
-    quoted.write_table("prices", FRAME)
-    assert rows(quoted, "prices") == FRAME.rows()
+    quoted.write_table("baselines", FRAME)
+    assert rows(quoted, "baselines") == FRAME.rows()
 
 
 def test_a_rejected_table_lies_beside_the_good_one(storage):
-    storage.write_table("prices", FRAME)
-    path = storage.write_rejected("prices", FRAME.head(1))
-    assert path == storage.root / "rejected" / "prices.parquet"
+    storage.write_table("baselines", FRAME)
+    path = storage.write_rejected("baselines", FRAME.head(1))
+    assert path == storage.root / "rejected" / "baselines.parquet"
     assert pl.read_parquet(path).height == 1
-    assert storage.read_table("prices", "features").height == 2
+    assert storage.read_table("baselines", "features").height == 2
 
 
 @pytest.mark.parametrize("name", ["..", "../other", "a/b", "/etc"])
@@ -143,7 +143,7 @@ def test_a_data_set_cannot_leave_the_data_dir(tmp_path, monkeypatch, name, by):
         dataset=name if by == "field" else None,
     )
     with pytest.raises(InputError, match="expected a plain folder name"):
-        storage.write_table("prices", FRAME)
+        storage.write_table("baselines", FRAME)
     assert not list(tmp_path.rglob("*.parquet"))
 
 
