@@ -48,6 +48,7 @@ from atft_model.training.checkpoint import (
     weights_hash,
 )
 from atft_model.training.clipping import Clipping
+from atft_model.training.distributed import ALONE, Group
 from atft_model.training.gates import TrainingGates, explain
 from atft_model.training.health_record import HealthRecord
 from atft_model.training.loop import Progress, Trainer
@@ -66,6 +67,8 @@ CHECKPOINT = "state.pt"
 def choose_device(name: str) -> torch.device:
     """``auto`` takes CUDA where it is; asking for CUDA where it is not is an error.
 
+    Of several CUDA devices it is the current one: ``open_group`` gives each process its own.
+
     Raises:
         InputError: ``cuda`` without a CUDA device.
     """
@@ -75,11 +78,11 @@ def choose_device(name: str) -> torch.device:
         )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Refuses float16 where there is no loss scaling for it.
+    """Refuses float16 where there is no loss scaling for it; says where bfloat16 does not pay.
 
     Raises:
         InputError: 16-mixed without CUDA.
@@ -89,6 +92,16 @@ def check_precision(precision: str, device: torch.device) -> None:
             f"training.precision is '16-mixed' but the device is {device.type}; set precision to "
             "'bf16-mixed' or '32'"
         )
+    if precision == "bf16-mixed" and device.type == "cpu" and not cpu_multiplies_bfloat16():
+        log.warning(
+            "bf16-mixed on a CPU without AMX is no faster than '32' and less exact; "
+            "set training.precision to '32'"
+        )
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has matrix units for bfloat16 (Intel's AMX)."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def model_shape(panel: Panel) -> ModelShape:
@@ -100,7 +113,7 @@ def model_shape(panel: Panel) -> ModelShape:
 
 def train(
     config: RunConfig, panel_folder: Path, graph_folder: Path, folder: Path, reporter: Reporter,
-    ledger: Path | None = None, resume: bool = False,
+    ledger: Path | None = None, resume: bool = False, group: Group = ALONE,
 ) -> dict[str, Any]:  # fmt: skip
     """Trains a model into ``folder`` and returns the run record (also written to ``run.json``).
 
@@ -109,6 +122,8 @@ def train(
             one, and once only: no finished run is without its line, however it was interrupted.
         resume: Go on from the checkpoint of a run that was killed in ``folder``; from the
             beginning where it was killed before its first checkpoint.
+        group: The processes that train together; all see the same folders. Each returns the
+            record, the one that leads writes it.
 
     Raises:
         InputError: unusable panel, graph, device or settings, a run that cannot go on, or one to
@@ -123,11 +138,15 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "run.json").exists():
         raise InputError(f"{folder}: a run was trained here already; give another run id")
-    identity = run_identity(config, panel, graph, device)
+    identity = run_identity(config, panel, graph, device, group)
     state = open_checkpoint(folder, identity) if resume else None
-    if state is None:
-        clear_leftovers(folder)
-    write_text_atomically(folder / "config.json", json.dumps(to_dict(config), indent=1))
+    group.check_same(
+        lambda: f"{panel.hash} {graph.hash} {state is None:d}", "panel, graph or state"
+    )
+    if group.leads:
+        if state is None:
+            clear_leftovers(folder)
+        write_text_atomically(folder / "config.json", json.dumps(to_dict(config), indent=1))
     if not config.training.skip_nan_scan:
         scan_panel(panel)
     seed_everything(config.training.seed)
@@ -136,7 +155,7 @@ def train(
     for horizon, mean, std in zip(panel.horizons, scale.mean, scale.std, strict=True):
         log.info("horizon_%d: mean=%.6f, std=%.6f", horizon, mean, std)
     data = DevicePanel(panel, graph, statistics, scale, config.model.lookback, device)
-    trainer = build_trainer(config, data, folder, reporter, identity)
+    trainer = build_trainer(config, data, folder, reporter, identity, group)
     if state is None:
         progress = Progress()
         trainer.observer.record_data(data, trainer.train_dates)
@@ -144,6 +163,7 @@ def train(
         progress = trainer.load_checkpoint(state)
         log.info("resumed after step %d of epoch %d", progress.step, progress.epoch)
     trainer.fit(folder, progress)
+    group.wait()  # for the weights to lie in the folder
     record_checkpoint(trainer, folder, progress)
     record = run_record(config, panel, graph, statistics, scale, folder, progress)
     trainer.health.seal(record["checkpoint_hash"])
@@ -158,7 +178,10 @@ def train(
             data.scorable[torch.from_numpy(trainer.validation_dates)].sum(dim=1).float().mean()
         ),
         "resumed": state is not None,
+        "processes": group.size,
     }
+    if not group.leads:
+        return record
     if ledger is not None:
         append_trial(ledger, record)
     write_text_atomically(folder / "run.json", json.dumps(record, indent=1))
@@ -167,7 +190,7 @@ def train(
 
 
 def run_identity(
-    config: RunConfig, panel: Panel, graph: StockGraph, device: torch.device
+    config: RunConfig, panel: Panel, graph: StockGraph, device: torch.device, group: Group
 ) -> dict[str, Any]:
     """What a run's next step depends on besides its state, as JSON gives it back."""
     identity = {
@@ -177,6 +200,7 @@ def run_identity(
         "graph": graph.hash,
         "torch": torch.__version__,
         "device": device.type,
+        "processes": group.size,
     }
     return json.loads(json.dumps(identity))
 
@@ -218,7 +242,7 @@ def clear_leftovers(folder: Path) -> None:
 
 def build_trainer(
     config: RunConfig, data: DevicePanel, folder: Path, reporter: Reporter,
-    identity: Mapping[str, Any],
+    identity: Mapping[str, Any], group: Group = ALONE,
 ) -> Trainer:  # fmt: skip
     """Model, optimizer, monitors and the order of dates for one run.
 
@@ -243,10 +267,11 @@ def build_trainer(
     initialize(model, config.model)
     model.to(data.device)
     optimizer = build_optimizer(model, config.optimizer)
-    health = HealthRecord(folder / "health", folder.name)
+    health = HealthRecord(folder / "health", folder.name, writes=group.leads)
     log.info(
-        "training %s parameters on %s: %d dates, about %.0f windows each, %d steps per epoch",
+        "training %s parameters on %s%s: %d dates, about %.0f windows each, %d steps per epoch",
         f"{sum(p.numel() for p in model.parameters()):,}", describe_device(data.device),
+        f" in {group.size} processes" if group.size > 1 else "",
         int(dates["train"].sum()), windows, steps,
     )  # fmt: skip
     return Trainer(
@@ -260,7 +285,7 @@ def build_trainer(
         loss_scale=LossScale(training.precision, data.device),
         guard=DegeneracyGuard(config.guard, panel.horizons),
         observer=Observer(
-            model, config.monitor, health, panel.feature_names, panel.horizons, steps
+            model, config.monitor, health, panel.feature_names, panel.horizons, steps, group
         ),
         health=health,
         reporter=reporter,
@@ -271,6 +296,7 @@ def build_trainer(
         steps_per_epoch=steps,
         order=np.random.default_rng(training.seed),
         noise=torch.Generator().manual_seed(training.seed),
+        group=group,
         identity=identity,
         checkpoint=folder / CHECKPOINT,
     )  # fmt: skip
@@ -284,6 +310,7 @@ def record_checkpoint(trainer: Trainer, folder: Path, progress: Progress) -> Non
     """
     if not (folder / "best.pt").exists():
         trainer.health.flush()
+        trainer.group.wait()
         names = trainer.data.panel.feature_names
         record = {"epochs": progress.epoch, "features": list(names)}
         causes = explain(trainer.health.folder, record, TrainingGates())
@@ -295,8 +322,9 @@ def record_checkpoint(trainer: Trainer, folder: Path, progress: Progress) -> Non
     model = trainer.model
     model.load_state_dict(load_weights(folder / "best.pt"))
     quantiles, _, _ = predict_quantiles(
-        model, trainer.data, trainer.validation_dates, trainer.config, trainer.runs_per_batch
-    )
+        model, trainer.data, trainer.validation_dates, trainer.config, trainer.runs_per_batch,
+        group=trainer.group,
+    )  # fmt: skip
     score = quantiles[trainer.validation_dates][..., model.median].astype(np.float64)
     for index, horizon in enumerate(trainer.data.panel.horizons):
         known = np.isfinite(score[..., index])
@@ -490,7 +518,7 @@ def count_trials(ledger: Path) -> int:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds torch's generators; the order of dates and reset noise have their own."""
+    """Seeds the first weights; the order of dates, noise and dropout have seeds of their own."""
     torch.manual_seed(seed)
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from atft_model.settings import Place
+
 PIPES_CONTEXT = "DAGSTER_PIPES_CONTEXT"
 
 
@@ -32,9 +34,9 @@ class PipesReporter(Reporter):
 
 
 @contextmanager
-def open_reporter() -> Iterator[Reporter]:
-    """A reporter to the Dagster run that started this process, if one did."""
-    if PIPES_CONTEXT not in os.environ:
+def open_reporter(place: Place) -> Iterator[Reporter]:
+    """A reporter to the Dagster run that started this process, if one did; of several, rank 0's."""
+    if PIPES_CONTEXT not in os.environ or place.rank != 0:
         yield Reporter()
         return
     from dagster_pipes import open_dagster_pipes
