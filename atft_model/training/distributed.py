@@ -69,7 +69,7 @@ class Group:
         """
         if self.size == 1:
             return model
-        return DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
+        return DistributedDataParallel(model, find_unused_parameters=True)
 
     def backward_of(self, replica: nn.Module, last: bool) -> AbstractContextManager[None]:
         """Within it, the forward and backward pass of a part; the ``last`` one talks to others."""

@@ -24,6 +24,8 @@ def launch(nproc: int, torchrun: Sequence[str], command: Sequence[str]) -> int:
     """
     # torchrun would give each process one thread, and print a warning about it.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
+    # Or each process warns that every parameter was used: that is as it should be.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     words = [f"--nproc-per-node={nproc}", *torchrun, "--module", "atft_model", *command]
     try:
         run(parse_args(words))

@@ -189,7 +189,7 @@ class Trainer:
         mine = self.group.mine(parts)
         figures = []
         for part in mine:
-            seed_dropout(config.seed, step, part.number)
+            seed_dropout(config.seed, step, part.number, self.data.device)
             batch = self.data.share(part)
             with (
                 self.observer.watching(batch, step) as seen,
@@ -376,11 +376,15 @@ class Trainer:
         return progress
 
 
-def seed_dropout(seed: int, step: int, part: int) -> None:
-    """Seeds torch's generators for one part of one step."""
-    torch.manual_seed(
-        int(np.random.SeedSequence((seed, step, part)).generate_state(1, np.uint64)[0])
-    )
+def seed_dropout(seed: int, step: int, part: int, device: torch.device) -> None:
+    """Seeds the generators that dropout draws from, for one part of one step.
+
+    Each by itself: ``torch.manual_seed`` formats a stack trace for every kind of device there is.
+    """
+    mixed = int(np.random.SeedSequence((seed, step, part)).generate_state(1, np.uint64)[0])
+    torch.default_generator.manual_seed(mixed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(mixed)
 
 
 def memory_in_use(device: torch.device) -> dict[str, float]:
