@@ -95,6 +95,7 @@ def measure(config: RunConfig, size: BenchSize) -> dict[str, Any]:
         progress = Progress(epoch=1)
         _train(trainer, progress)
         speeds = [_speed(trainer, progress, device) for _ in range(size.repeats)]
+        monitors = monitor_cost(trainer, progress, size.repeats)
         parts = time_by_part(trainer, progress, device)
     return {
         "device": describe_device(device),
@@ -110,8 +111,40 @@ def measure(config: RunConfig, size: BenchSize) -> dict[str, Any]:
         "panel_bytes": int(panel.features.nbytes),
         "windows_per_second": speeds,
         "peak_bytes": _peak_bytes(device),
+        "monitors": monitors,
         "seconds_by_part": parts,
     }  # fmt: skip
+
+
+def monitor_cost(trainer: Trainer, progress: Progress, repeats: int) -> dict[str, float]:
+    """What all monitors cost, as a share of a step without any; the two in turns, in one run.
+
+    On: everything that can be read, at the cadence of an epoch of so many steps. Off: no gradients,
+    hooks or lines, and one reading an epoch. On a CPU in processor seconds, which other processes
+    disturb least.
+    """
+    device, observer = trainer.data.device, trainer.observer
+    before = observer.config, observer.hooks.log_lines, observer.cadence
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for turn in range(2 * repeats):
+        on = turn % 2 == 0
+        observer.config = replace(
+            before[0], gradient_monitor=on, encoder_hooks=on, adaptive_norm_debug=on
+        )
+        observer.hooks.log_lines = on
+        observer.cadence = before[2] if on else trainer.steps_per_epoch + 1
+        _wait(device)
+        started = clock()
+        _train(trainer, progress)
+        _wait(device)
+        seconds[on].append(clock() - started)
+    observer.config, observer.hooks.log_lines, observer.cadence = before
+    return {
+        "share": float(np.median(seconds[True]) / np.median(seconds[False]) - 1),
+        "reading_every": float(before[2]),
+        "steps": float(trainer.steps_per_epoch),
+    }
 
 
 def _speed(trainer: Trainer, progress: Progress, device: torch.device) -> float:
@@ -215,6 +248,11 @@ def show(result: dict[str, Any]) -> str:
         f"{'peak memory, MiB':<20}{result['peak_bytes'] / 2**20:>12,.0f}   "
         f"(panel {result['panel_bytes'] / 2**20:,.0f})",
     ]
+    monitors = result["monitors"]
+    lines.append(
+        f"{'monitors':<20}{100 * monitors['share']:>10.1f} %   (of a step without; a reading every "
+        f"{monitors['reading_every']:.0f} of {monitors['steps']:.0f} steps)"
+    )
     whole = sum(sum(seconds.values()) for seconds in result["seconds_by_part"].values())
     for part, seconds in result["seconds_by_part"].items():
         split = ", ".join(f"{way} {100 * took / whole:.0f} %" for way, took in seconds.items())

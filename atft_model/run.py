@@ -289,7 +289,7 @@ def build_trainer(
         ),
         health=health,
         reporter=reporter,
-        stall=StallWatch(config.monitor.stall_seconds),
+        stall=StallWatch(config.monitor.stall_seconds, reporter.stall),
         train_dates=dates["train"],
         validation_dates=dates["validation"],
         runs_per_batch=runs,

@@ -388,10 +388,16 @@ def seed_dropout(seed: int, step: int, part: int, device: torch.device) -> None:
 
 
 def memory_in_use(device: torch.device) -> dict[str, float]:
-    """Largest resident memory of this process so far and, on CUDA, of the device; in MB."""
+    """Resident memory of this process, the largest so far and now (on Linux); in MB.
+
+    On CUDA also the largest of the device's.
+    """
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     numbers = {"memory_mb": peak / 2**20}
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        numbers["resident_mb"] = pages * resource.getpagesize() / 2**20
     if device.type == "cuda":
         numbers["device_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
     return numbers

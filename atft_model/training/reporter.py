@@ -16,18 +16,24 @@ class Reporter:
     def epoch(self, numbers: Mapping[str, float]) -> None:
         """One epoch's figures."""
 
+    def stall(self, after: str, seconds: float) -> None:
+        """No progress for so long since ``after``; said by another thread, while it lasts."""
+
     def result(self, facts: Mapping[str, Any]) -> None:
         """What the run made."""
 
 
 class PipesReporter(Reporter):
-    """Sends each epoch and the result as custom Pipes messages."""
+    """Sends each epoch, each stall and the result as custom Pipes messages."""
 
     def __init__(self, context: Any) -> None:
         self.context = context
 
     def epoch(self, numbers: Mapping[str, float]) -> None:
         self.context.report_custom_message({"epoch": dict(numbers)})
+
+    def stall(self, after: str, seconds: float) -> None:
+        self.context.report_custom_message({"stall": {"after": after, "seconds": seconds}})
 
     def result(self, facts: Mapping[str, Any]) -> None:
         self.context.report_custom_message({"result": dict(facts)})

@@ -40,9 +40,22 @@ CONFIG = {
         description="Run id of a run that was killed or cancelled: goes on from its checkpoint, "
                     "to the weights of an undisturbed run. The other fields as it began.",
     ),
+    "nproc": dg.Field(
+        int, is_required=False, default_value=1,
+        description="Processes on this machine that train together, one per GPU: they share out "
+                    "each batch of the settings, so raise batch_windows with them.",
+    ),
+    "torchrun": dg.Field(
+        str, is_required=False, default_value="",
+        description="Further arguments of torchrun, for several machines that see the same data "
+                    "dir: this one is '--nnodes=2 --node-rank=0 --master-addr=HOST'.",
+    ),
     "gates": dg.Field(dg.Shape(fields_of(TrainingGates)), is_required=False),
     **run_config_fields(),
 }  # fmt: skip
+
+NOT_SETTINGS = ("preset", "run_file", "resume", "nproc", "torchrun", "gates")
+"""Fields that are no settings of the training itself."""
 
 
 @dg.asset(
@@ -69,11 +82,14 @@ def trained_model(
     def on_message(message: dict[str, Any]) -> None:
         if "epoch" in message:
             context.log_event(dg.AssetObservation(ASSET, metadata=_numbers(message["epoch"])))
+        if "stall" in message:
+            report_stall(context, message["stall"])
 
     run_model_process(
         context,
         ["train", "--panel", str(panel), "--graph", str(stock_graph), "--out", str(folder),
          "--resolved", str(resolved), "--ledger", str(storage.ledger),
+         "--nproc", str(options["nproc"]), f"--torchrun={options['torchrun']}",
          *(["--resume"] if resume else [])],
         on_message,
     )  # fmt: skip
@@ -99,9 +115,20 @@ def run_config(options: dict[str, Any]) -> RunConfig:
         preset, values = read_run_file(Path(options["run_file"]))
         layers.append((options["run_file"], values))
     explicit = {key: value for key, value in options.items()
-                if key not in ("preset", "run_file", "gates", "resume")}  # fmt: skip
+                if key not in NOT_SETTINGS}  # fmt: skip
     layers.append(("run config", explicit))
     return resolve(options.get("preset") or preset or default_preset(), layers)
+
+
+def report_stall(context: dg.AssetExecutionContext, stall: dict[str, Any]) -> None:
+    """A warning in the run's log and an observation of the asset, while training hangs."""
+    words = (
+        f"no progress for {stall['seconds']:.0f} s, after {stall['after']}: terminate the run, "
+        "then resume it"
+    )
+    context.log.warning(words)
+    observed = {"stalled_seconds": float(stall["seconds"]), "stalled_after": stall["after"]}
+    context.log_event(dg.AssetObservation(ASSET, description=words, metadata=observed))
 
 
 def epochs_table(record: dict[str, Any]) -> pl.DataFrame:

@@ -21,7 +21,7 @@ from atft_model.training.reporter import Reporter
 
 ROOT = Path(__file__).parents[2]
 STEPS = 20
-TIMED = {"windows_per_second", "seconds", "memory_mb"}
+TIMED = {"windows_per_second", "seconds", "memory_mb", "resident_mb"}
 
 
 def config(dropout: float = 0.0, **training) -> RunConfig:
