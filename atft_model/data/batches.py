@@ -326,18 +326,17 @@ def epoch_batches(
 def shares(starts: np.ndarray, length: int, parts: int) -> list[Share]:
     """Cuts a step's batch into ``parts`` of whole dates.
 
-    Between runs where there are enough of them, else every run into as many pieces of dates: a
+    Between runs where that leaves no more parts empty, else every run into pieces of dates: a
     piece brings its own lookback, which costs some arithmetic but changes no window.
     """
-    if len(starts) >= parts:
-        pieces = np.array_split(starts, parts)
-        return [Share(piece, length, number) for number, piece in enumerate(pieces)]
-    cut = np.array_split(np.arange(length), parts)
+    if len(starts) >= min(parts, length):
+        cut = [(piece, length) for piece in np.array_split(starts, parts)]
+    else:
+        dates = np.array_split(np.arange(length), parts)
+        cut = [(starts + piece[0] if len(piece) else starts[:0], len(piece)) for piece in dates]
     return [
-        Share(starts + dates[0], len(dates), number)
-        if len(dates)
-        else Share(starts[:1], 1, number, empty=True)
-        for number, dates in enumerate(cut)
+        Share(piece, days, number) if len(piece) else Share(starts[:1], 1, number, empty=True)
+        for number, (piece, days) in enumerate(cut)
     ]
 
 

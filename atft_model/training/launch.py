@@ -4,6 +4,7 @@
 ...`` are the same run; the first ends with one line that names the process that failed.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -26,12 +27,13 @@ def launch(nproc: int, torchrun: Sequence[str], command: Sequence[str]) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
     # Or each process warns that every parameter was used: that is as it should be.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    logging.disable(logging.ERROR)  # torchrun's account of a failure, which is ours to give
     words = [f"--nproc-per-node={nproc}", *torchrun, "--module", "atft_model", *command]
     try:
         run(parse_args(words))
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        said = {rank: failure.message for rank, failure in error.failures.items()}
+        said = {rank: recorded(failure.message) for rank, failure in error.failures.items()}
         print(f"atft_model: {reason(codes, said)}", file=sys.stderr)
         return 2 if 2 in codes.values() else 1
     except SignalException as error:
@@ -42,6 +44,11 @@ def launch(nproc: int, torchrun: Sequence[str], command: Sequence[str]) -> int:
 def record_reason(error: InputError) -> None:
     """Leaves a process's reason to end for the one that launched it, which says it once."""
     get_error_handler().record_exception(error)
+
+
+def recorded(message: str | Mapping[str, str]) -> str:
+    """What ``record_reason`` left; torch hands over the whole record, or words of its own."""
+    return message if isinstance(message, str) else message["message"]
 
 
 def reason(codes: Mapping[int, int], said: Mapping[int, str]) -> str:

@@ -216,7 +216,7 @@ def test_ending_the_launcher_ends_every_rank(how, stored_panel, tmp_path):
     ranks = ranks_below(process.pid)
     assert sorted(ranks) == [0, 1]
     process.send_signal(signal.Signals[how.split()[0]])
-    process.wait(timeout=15)
+    process.communicate(timeout=15)
     end = time.monotonic() + 10
     while not all(gone(pid) for pid in ranks.values()):
         assert time.monotonic() < end

@@ -87,8 +87,8 @@ def test_the_parts_of_a_batch_hold_each_of_its_dates_once(runs, length, parts):
     ]
     assert sorted(dates) == [int(start) + day for start in starts for day in range(length)]
     full = [len(part.starts) * part.length for part in cut if not part.empty]
-    assert max(full) - min(full) <= (length if runs >= parts else runs)
-    assert len(full) == min(parts, max(runs, length) if runs < parts else parts)
+    assert max(full) - min(full) <= max(runs, length)
+    assert len(full) == min(parts, max(runs, length))
 
 
 def test_a_batch_is_counted_as_its_tensors_are(stored_panel):
