@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -98,6 +99,22 @@ def test_two_processes_give_the_readings_of_one(alone, stored_panel, tmp_path):
     assert record["windows"] == json.loads((alone / "run.json").read_text())["windows"]
     assert len((tmp_path / "ledger.jsonl").read_text().splitlines()) == 1
     assert [f.name for f in judge(open_evidence(folder), TrainingGates()) if f.stops] == []
+
+
+@pytest.mark.slow
+def test_two_machines_give_the_readings_of_one(alone, stored_panel, tmp_path):
+    """Two launchers with a process each, as on two machines that see the same folders."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = command(stored_panel, tmp_path / "run-1", config())
+    words[words.index("--nproc") + 1] = "1"
+    where = f"--nnodes=2 --master-addr=127.0.0.1 --master-port={port} --node-rank="
+    launchers = [start([*words, f"--torchrun={where}{node}"]) for node in (0, 1)]
+    for launcher in launchers:
+        _, said = launcher.communicate(timeout=240)
+        assert launcher.returncode == 0, said
+    assert_same_readings(readings(tmp_path / "run-1"), readings(alone), 1e-4)
 
 
 @pytest.mark.parametrize("parts", [2, 3])
