@@ -41,6 +41,7 @@ from atft_model.losses.total import TrainingLoss
 from atft_model.model.atft import ATFT, ModelShape
 from atft_model.model.initialization import initialize
 from atft_model.monitors.degeneracy_guard import DegeneracyGuard
+from atft_model.process import cpu_multiplies_bfloat16
 from atft_model.training.checkpoint import (
     differences,
     load_state,
@@ -97,11 +98,6 @@ def check_precision(precision: str, device: torch.device) -> None:
             "bf16-mixed on a CPU without AMX is no faster than '32' and less exact; "
             "set training.precision to '32'"
         )
-
-
-def cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU has matrix units for bfloat16 (Intel's AMX)."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def model_shape(panel: Panel) -> ModelShape:

@@ -59,3 +59,13 @@ def test_float16_without_cuda_is_one_clear_line():
         check_precision("16-mixed", CPU)
     check_precision("16-mixed", torch.device("cuda"))
     assert resolve("quick", [("t", {"training": {"precision": "16-mixed"}})])
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_bfloat16_on_a_cpu_that_has_no_units_for_it_says_that_it_does_not_pay(
+    amx, caplog, monkeypatch
+):
+    monkeypatch.setattr("atft_model.run.cpu_multiplies_bfloat16", lambda: amx)
+    check_precision("bf16-mixed", CPU)
+    check_precision("bf16-mixed", torch.device("cuda"))
+    assert ["AMX" in record.getMessage() for record in caplog.records] == [True] * (not amx)
