@@ -7,6 +7,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -24,12 +25,20 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.die_with_parent:
         die_with_parent()
+    if options.command is run_train and (options.nproc > 1 or options.torchrun):
+        return launch_training(options, sys.argv[1:] if arguments is None else arguments)
+    place = settings.place_from_environment()
     # Opened before anything can fail: a process that never answered would read as a lost one.
-    with open_reporter() as reporter:
+    with open_reporter(place) as reporter:
         try:
             return options.command(options, reporter)
         except InputError as error:
-            print(f"atft_model: {error}", file=sys.stderr)
+            if place.launched:
+                from atft_model.training.launch import record_reason
+
+                record_reason(error)
+            else:
+                print(f"atft_model: {error}", file=sys.stderr)
             return 2
 
 
@@ -51,6 +60,10 @@ def build_parser() -> argparse.ArgumentParser:
                        "the panel's")  # fmt: skip
     train.add_argument("--resume", action="store_true", help="go on with the run in --out that "
                        "was killed, to the same weights as if it had not been")  # fmt: skip
+    train.add_argument("--nproc", type=int, default=1, help="processes on this machine that train "
+                       "together, one per GPU; their batch is the one of the settings")  # fmt: skip
+    train.add_argument("--torchrun", default="", help="further arguments of torchrun, for several "
+                       "machines: '--nnodes=2 --node-rank=0 --master-addr=host'")  # fmt: skip
     train.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     train.set_defaults(command=run_train)
 
@@ -130,6 +143,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def launch_training(options: argparse.Namespace, arguments: list[str]) -> int:
+    """``train --nproc``: the same command in several processes; the exit code of the run."""
+    if options.nproc < 1:
+        print(f"atft_model: --nproc is {options.nproc}; expected at least 1", file=sys.stderr)
+        return 2
+    from atft_model.training.launch import launch
+
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--nproc")
+    own.add_argument("--torchrun")
+    _, command = own.parse_known_args(arguments)
+    return launch(options.nproc, shlex.split(options.torchrun), command)
+
+
 def run_train(options: argparse.Namespace, reporter: Reporter) -> int:
     """``train``: settings, then the run, then the ledger."""
     if options.resolved:
@@ -141,16 +168,22 @@ def run_train(options: argparse.Namespace, reporter: Reporter) -> int:
             preset, values = read_run_file(options.run_file)
             layers.append((str(options.run_file), values))
         config = resolve(options.preset or preset or "standard", layers)
-    start_logging(options.out / "train.log")
+    place = settings.place_from_environment()
+    if place.rank == 0:
+        start_logging(options.out / "train.log")
+    else:
+        logging.getLogger("atft").setLevel(logging.CRITICAL + 1)
     # Imported late: bad settings are reported without waiting for torch.
     from atft_model.data.folds import Fold
     from atft_model.run import train
+    from atft_model.training.distributed import open_group
 
     fold = Fold.from_dict(json.loads(options.fold.read_text())) if options.fold else None
-    record = train(
-        config, options.panel, options.graph, options.out, reporter, options.ledger,
-        options.resume, fold,
-    )  # fmt: skip
+    with open_group(place, config.training.device) as group:
+        record = train(
+            config, options.panel, options.graph, options.out, reporter, options.ledger,
+            options.resume, fold, group,
+        )  # fmt: skip
     log = logging.getLogger("atft")
     log.info(
         "run %s: best epoch %d of %d, validation rank IC %.4f, weights %s, %.0f s",

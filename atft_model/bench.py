@@ -96,6 +96,7 @@ def measure(config: RunConfig, size: BenchSize) -> dict[str, Any]:
         progress = Progress(epoch=1)
         _train(trainer, progress)
         timed = [_timed(trainer, progress, device) for _ in range(size.repeats)]
+        monitors = monitor_cost(trainer, progress, size.repeats)
         # Before the hooks below: they hold on to activations.
         peak = _peak_bytes(device)
         parts, windows = time_by_part(trainer, progress, device)
@@ -116,9 +117,41 @@ def measure(config: RunConfig, size: BenchSize) -> dict[str, Any]:
         "windows_per_second": [windows / wall for windows, wall, _ in timed],
         "windows_per_cpu_second": [windows / cpu for windows, _, cpu in timed],
         "peak_bytes": peak,
+        "monitors": monitors,
         "seconds_by_part": parts,
         "windows_by_part": windows,
     }  # fmt: skip
+
+
+def monitor_cost(trainer: Trainer, progress: Progress, repeats: int) -> dict[str, float]:
+    """What all monitors cost, as a share of a step without any; the two in turns, in one run.
+
+    On: everything that can be read, at the cadence of an epoch of so many steps. Off: no gradients,
+    hooks or lines, and one reading an epoch. On a CPU in processor seconds; of each the least
+    disturbed turn.
+    """
+    device, observer = trainer.data.device, trainer.observer
+    before = observer.config, observer.hooks.log_lines, observer.cadence
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for turn in range(2 * repeats):
+        on = turn % 2 == 0
+        observer.config = replace(
+            before[0], gradient_monitor=on, encoder_hooks=on, adaptive_norm_debug=on
+        )
+        observer.hooks.log_lines = on
+        observer.cadence = before[2] if on else trainer.steps_per_epoch + 1
+        _wait(device)
+        started = clock()
+        _train(trainer, progress)
+        _wait(device)
+        seconds[on].append(clock() - started)
+    observer.config, observer.hooks.log_lines, observer.cadence = before
+    return {
+        "share": min(seconds[True]) / min(seconds[False]) - 1,
+        "reading_every": float(before[2]),
+        "steps": float(trainer.steps_per_epoch),
+    }
 
 
 def _timed(trainer: Trainer, progress: Progress, device: torch.device) -> tuple[int, float, float]:
@@ -259,6 +292,11 @@ def show(result: dict[str, Any], before: dict[str, Any] | None = None) -> str:
         f"{'peak memory, MiB':<20}{result['peak_bytes'] / 2**20:>12,.0f}   "
         f"({met} 2 × panel + 1.5 GiB = {limit / 2**20:,.0f})",
     ]
+    monitors = result["monitors"]
+    lines.append(
+        f"{'monitors':<20}{100 * monitors['share']:>10.1f} %   (of a step without; a reading every "
+        f"{monitors['reading_every']:.0f} of {monitors['steps']:.0f} steps)"
+    )
     lines += _parts_table(result, before)
     return "\n".join(lines)
 

@@ -96,7 +96,13 @@ class TrainingConfig:
 
     max_epochs: int = setting(40, "Epochs at most.")
     batch_windows: int = setting(
-        2048, "Windows per step at least; rounded up to runs of whole dates."
+        2048,
+        "Windows per step at least, of all processes together; rounded up to runs of whole dates.",
+    )
+    accumulation_steps: int = setting(
+        1,
+        "Parts that each process computes its windows of a step in, one after the other: less "
+        "memory, the same step up to rounding and to dropout, which is drawn for each part.",
     )
     run_length: int = setting(8, "Consecutive dates per run: windows in a run share their steps.")
     max_steps_per_epoch: int | None = setting(
@@ -257,6 +263,7 @@ def check_values(config: RunConfig) -> None:
         "training.max_epochs": config.training.max_epochs,
         "training.batch_windows": config.training.batch_windows,
         "training.run_length": config.training.run_length,
+        "training.accumulation_steps": config.training.accumulation_steps,
         "monitor.every": config.monitor.every,
         "optimizer.stage_epochs": config.optimizer.stage_epochs,
         "optimizer.clip_stable_epochs": config.optimizer.clip_stable_epochs,

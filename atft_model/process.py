@@ -1,4 +1,5 @@
-"""What this process asks of its operating system: how memory is kept, and when it has to end."""
+"""What this process asks of its operating system: how memory is kept, when it has to end, what
+the processor can do."""
 
 import ctypes
 import os
@@ -6,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Parameters of glibc's ``mallopt`` (malloc.h)."""
@@ -28,6 +30,12 @@ def keep_freed_memory() -> None:
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, LARGEST)
     mallopt(M_TOP_PAD, TOP_PAD)
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has matrix units for bfloat16 (Intel's AMX); no where Linux does not say."""
+    facts = Path("/proc/cpuinfo")
+    return facts.exists() and "amx_bf16" in facts.read_text()
 
 
 def die_with_parent() -> None:

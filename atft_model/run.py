@@ -44,6 +44,7 @@ from atft_model.model.atft import ATFT, ModelShape
 from atft_model.model.graph_attention import EDGE_ATTRIBUTES
 from atft_model.model.initialization import initialize
 from atft_model.monitors.degeneracy_guard import DegeneracyGuard
+from atft_model.process import cpu_multiplies_bfloat16
 from atft_model.training.checkpoint import (
     FORMAT,
     check_format,
@@ -54,6 +55,7 @@ from atft_model.training.checkpoint import (
     weights_hash,
 )
 from atft_model.training.clipping import Clipping
+from atft_model.training.distributed import ALONE, Group
 from atft_model.training.gates import TrainingGates, explain
 from atft_model.training.health_record import HealthRecord
 from atft_model.training.loop import Progress, Trainer
@@ -72,6 +74,8 @@ CHECKPOINT = "state.pt"
 def choose_device(name: str) -> torch.device:
     """``auto`` takes CUDA where it is; asking for CUDA where it is not is an error.
 
+    Of several CUDA devices it is the current one: ``open_group`` gives each process its own.
+
     Raises:
         InputError: ``cuda`` without a CUDA device.
     """
@@ -81,11 +85,11 @@ def choose_device(name: str) -> torch.device:
         )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Refuses float16 where there is no loss scaling for it.
+    """Refuses float16 where there is no loss scaling for it; says where bfloat16 does not pay.
 
     Raises:
         InputError: 16-mixed without CUDA.
@@ -94,6 +98,11 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise InputError(
             f"training.precision is '16-mixed' but the device is {device.type}; set precision to "
             "'bf16-mixed' or '32'"
+        )
+    if precision == "bf16-mixed" and device.type == "cpu" and not cpu_multiplies_bfloat16():
+        log.warning(
+            "bf16-mixed on a CPU without AMX is no faster than '32' and less exact; "
+            "set training.precision to '32'"
         )
 
 
@@ -107,6 +116,7 @@ def model_shape(panel: Panel) -> ModelShape:
 def train(
     config: RunConfig, panel_folder: Path, graph_folder: Path, folder: Path, reporter: Reporter,
     ledger: Path | None = None, resume: bool = False, fold: Fold | None = None,
+    group: Group = ALONE,
 ) -> dict[str, Any]:  # fmt: skip
     """Trains a model into ``folder`` and returns the run record (also written to ``run.json``).
 
@@ -117,6 +127,8 @@ def train(
             beginning where it was killed before its first checkpoint.
         fold: Train under this split instead of the panel's own; the run's scores are then those of
             the fold's dates.
+        group: The processes that train together; all see the same folders. Each returns the
+            record, the one that leads writes it.
 
     Raises:
         InputError: unusable panel, graph, device or settings, a run that cannot go on, or one to
@@ -133,13 +145,17 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "run.json").exists():
         raise InputError(f"{folder}: a run was trained here already; give another run id")
-    identity = run_identity(config, panel, graph, device)
+    identity = run_identity(config, panel, graph, device, group)
     of_fold = {} if fold is None else {"fold": fold.to_dict()}
     identity |= of_fold
     state = open_checkpoint(folder, identity) if resume else None
-    if state is None:
-        clear_leftovers(folder)
-    write_text_atomically(folder / "config.json", json.dumps(to_dict(config), indent=1))
+    group.check_same(
+        lambda: f"{panel.hash} {graph.hash} {state is None:d}", "panel, graph or state"
+    )
+    if group.leads:
+        if state is None:
+            clear_leftovers(folder)
+        write_text_atomically(folder / "config.json", json.dumps(to_dict(config), indent=1))
     if not config.training.skip_nan_scan:
         scan_panel(panel)
     seed_everything(config.training.seed)
@@ -148,7 +164,7 @@ def train(
     for horizon, mean, std in zip(panel.horizons, scale.mean, scale.std, strict=True):
         log.info("horizon_%d: mean=%.6f, std=%.6f", horizon, mean, std)
     data = DevicePanel(panel, graph, statistics, scale, config.model.lookback, device)
-    trainer = build_trainer(config, data, folder, reporter, identity)
+    trainer = build_trainer(config, data, folder, reporter, identity, group)
     if state is None:
         progress = Progress()
         trainer.observer.record_data(data, trainer.train_dates)
@@ -156,6 +172,7 @@ def train(
         progress = trainer.load_checkpoint(state)
         log.info("resumed after step %d of epoch %d", progress.step, progress.epoch)
     trainer.fit(folder, progress)
+    group.wait()  # for the weights to lie in the folder
     record_checkpoint(trainer, folder, progress)
     record = run_record(config, panel, graph, statistics, scale, folder, progress)
     trainer.health.seal(record["checkpoint_hash"])
@@ -171,7 +188,10 @@ def train(
         ),
         "resumed": state is not None,
         **of_fold,
+        "processes": group.size,
     }
+    if not group.leads:
+        return record
     if ledger is not None:
         append_trial(ledger, record)
     write_text_atomically(folder / "run.json", json.dumps(record, indent=1))
@@ -180,7 +200,7 @@ def train(
 
 
 def run_identity(
-    config: RunConfig, panel: Panel, graph: StockGraph, device: torch.device
+    config: RunConfig, panel: Panel, graph: StockGraph, device: torch.device, group: Group
 ) -> dict[str, Any]:
     """What a run's next step depends on besides its state, as JSON gives it back."""
     identity = {
@@ -192,6 +212,7 @@ def run_identity(
         "edge_attributes": list(EDGE_ATTRIBUTES),
         "torch": torch.__version__,
         "device": device.type,
+        "processes": group.size,
     }
     return json.loads(json.dumps(identity))
 
@@ -233,7 +254,7 @@ def clear_leftovers(folder: Path) -> None:
 
 def build_trainer(
     config: RunConfig, data: DevicePanel, folder: Path, reporter: Reporter,
-    identity: Mapping[str, Any],
+    identity: Mapping[str, Any], group: Group = ALONE,
 ) -> Trainer:  # fmt: skip
     """Model, optimizer, monitors and the order of dates for one run.
 
@@ -258,10 +279,11 @@ def build_trainer(
     initialize(model, config.model)
     model.to(data.device)
     optimizer = build_optimizer(model, config.optimizer)
-    health = HealthRecord(folder / "health", folder.name)
+    health = HealthRecord(folder / "health", folder.name, writes=group.leads)
     log.info(
-        "training %s parameters on %s: %d dates, about %.0f windows each, %d steps per epoch",
+        "training %s parameters on %s%s: %d dates, about %.0f windows each, %d steps per epoch",
         f"{sum(p.numel() for p in model.parameters()):,}", describe_device(data.device),
+        f" in {group.size} processes" if group.size > 1 else "",
         int(dates["train"].sum()), windows, steps,
     )  # fmt: skip
     return Trainer(
@@ -275,17 +297,18 @@ def build_trainer(
         loss_scale=LossScale(training.precision, data.device),
         guard=DegeneracyGuard(config.guard, panel.horizons),
         observer=Observer(
-            model, config.monitor, health, panel.feature_names, panel.horizons, steps
+            model, config.monitor, health, panel.feature_names, panel.horizons, steps, group
         ),
         health=health,
         reporter=reporter,
-        stall=StallWatch(config.monitor.stall_seconds),
+        stall=StallWatch(config.monitor.stall_seconds, reporter.stall),
         train_dates=dates["train"],
         validation_dates=dates["validation"],
         runs_per_batch=runs,
         steps_per_epoch=steps,
         order=np.random.default_rng(training.seed),
         noise=torch.Generator().manual_seed(training.seed),
+        group=group,
         identity=identity,
         checkpoint=folder / CHECKPOINT,
     )  # fmt: skip
@@ -299,6 +322,7 @@ def record_checkpoint(trainer: Trainer, folder: Path, progress: Progress) -> Non
     """
     if not (folder / "best.pt").exists():
         trainer.health.flush()
+        trainer.group.wait()
         names = trainer.data.panel.feature_names
         record = {"epochs": progress.epoch, "features": list(names)}
         causes = explain(trainer.health.folder, record, TrainingGates())
@@ -310,8 +334,9 @@ def record_checkpoint(trainer: Trainer, folder: Path, progress: Progress) -> Non
     model = trainer.model
     fill(model, load_weights(folder / "best.pt"), folder)
     quantiles, _, _ = predict_quantiles(
-        model, trainer.data, trainer.validation_dates, trainer.config, trainer.runs_per_batch
-    )
+        model, trainer.data, trainer.validation_dates, trainer.config, trainer.runs_per_batch,
+        group=trainer.group,
+    )  # fmt: skip
     score = quantiles[trainer.validation_dates][..., model.median].astype(np.float64)
     for index, horizon in enumerate(trainer.data.panel.horizons):
         known = np.isfinite(score[..., index])
@@ -564,7 +589,7 @@ def count_trials(ledger: Path) -> int:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds torch's generators; the order of dates and reset noise have their own."""
+    """Seeds the first weights; the order of dates, noise and dropout have seeds of their own."""
     torch.manual_seed(seed)
 
 

@@ -41,6 +41,31 @@ TUNABLES: tuple[Tunable, ...] = (
             "leave out the scan of the panel before training"),
 )  # fmt: skip
 
+
+@dataclass(frozen=True)
+class Place:
+    """Which process of a training run this is, as ``torchrun`` tells it.
+
+    ``rank`` counts over all machines, ``local_rank`` over the processes of this one. Rank 0 alone
+    writes, prints and reports.
+    """
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+    launched: bool = False
+    """Whether torchrun started it, and says why it ended."""
+
+
+def place_from_environment(environment: Mapping[str, str] | None = None) -> Place:
+    """The place that ``torchrun`` gave to this process; alone where it did not start it."""
+    environment = os.environ if environment is None else environment
+    if "TORCHELASTIC_RUN_ID" not in environment:
+        return Place()
+    rank, local_rank, size = (int(environment[n]) for n in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+    return Place(rank, local_rank, size, launched=True)
+
+
 FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 

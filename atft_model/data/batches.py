@@ -7,7 +7,7 @@ point-in-time universe, that is well below all codes that the panel ever saw.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -55,6 +55,38 @@ class WindowBatch:
     """How many windows are scorable; known to the host without asking the device."""
 
 
+@dataclass(frozen=True)
+class Share:
+    """A part of a step's batch: what one process computes at a time.
+
+    ``number`` counts the parts of the step; it seeds this part's dropout. A batch of fewer runs and
+    dates than parts leaves some ``empty``: they are computed, and nothing of them counts.
+    """
+
+    starts: np.ndarray
+    length: int
+    number: int
+    empty: bool = False
+
+
+@dataclass(frozen=True)
+class BatchCounts:
+    """How much a step's whole batch holds: what the means of its loss divide by.
+
+    Counted on the host from what does not change, so that every process knows them without asking
+    another one or the device.
+    """
+
+    windows: int
+    dates: int
+    entries: int
+    """Valid (window, horizon)."""
+    ranked: int
+    """(date, horizon) with enough valid stocks to rank."""
+    spread: tuple[int, ...]
+    """Dates with at least two valid stocks, per horizon."""
+
+
 class DevicePanel:
     """The whole panel on the device, normalized, with the graph, ready to be cut into batches.
 
@@ -84,6 +116,8 @@ class DevicePanel:
         self.scorable_on_host = scorable
         self.scorable = torch.from_numpy(scorable).to(device)
         target = scaled_targets(panel, scale, scorable)
+        self.valid_per_date = np.isfinite(target).sum(axis=1)
+        """[dates, horizons], on the host."""
         self.valid = torch.from_numpy(np.isfinite(target)).to(device)
         self.target = torch.from_numpy(np.nan_to_num(target)).to(device)
         self.sector = torch.from_numpy(np.array(panel.sector)).long().to(device)
@@ -120,6 +154,26 @@ class DevicePanel:
             positions=positions,
             stocks=stocks,
             windows=int(runs.sum()),
+        )
+
+    def share(self, share: Share) -> WindowBatch:
+        """The batch of one part of a step."""
+        batch = self.batch(share.starts, share.length)
+        if not share.empty:
+            return batch
+        nothing = torch.zeros_like(batch.scorable), torch.zeros_like(batch.valid)
+        return replace(batch, scorable=nothing[0], valid=nothing[1], windows=0)
+
+    def count(self, starts: np.ndarray, length: int, min_stocks: int) -> BatchCounts:
+        """How much the batch of these runs holds; see ``batch``."""
+        dates = (starts[:, None] + np.arange(length)).ravel()
+        valid = self.valid_per_date[dates]
+        return BatchCounts(
+            windows=int(self.scorable_on_host[dates].sum()),
+            dates=len(dates),
+            entries=int(valid.sum()),
+            ranked=int((valid >= min_stocks).sum()),
+            spread=tuple((valid >= 2).sum(axis=0).tolist()),
         )
 
     def _edges(self, positions: Tensor, stocks: Tensor) -> tuple[Tensor, Tensor]:
@@ -271,6 +325,23 @@ def epoch_batches(
     if generator is not None:
         generator.shuffle(batches)  # type: ignore[arg-type]
     yield from batches
+
+
+def shares(starts: np.ndarray, length: int, parts: int) -> list[Share]:
+    """Cuts a step's batch into ``parts`` of whole dates.
+
+    Between runs where that leaves no more parts empty, else every run into pieces of dates: a
+    piece brings its own lookback, which costs some arithmetic but changes no window.
+    """
+    if len(starts) >= min(parts, length):
+        cut = [(piece, length) for piece in np.array_split(starts, parts)]
+    else:
+        dates = np.array_split(np.arange(length), parts)
+        cut = [(starts + piece[0] if len(piece) else starts[:0], len(piece)) for piece in dates]
+    return [
+        Share(piece, days, number) if len(piece) else Share(starts[:1], 1, number, empty=True)
+        for number, (piece, days) in enumerate(cut)
+    ]
 
 
 def fewest_batches(dates: np.ndarray, length: int, runs_per_batch: int) -> int:

@@ -4,6 +4,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
+def at_least_one(count: Tensor | int) -> Tensor | int:
+    """What a mean over ``count`` entries divides by: their number; 1 for none, so that 0 stays."""
+    return max(count, 1) if isinstance(count, int) else count.clamp(min=1)
+
+
 def masked_mean(
     value: Float[Tensor, "dates stocks horizons"], valid: Bool[Tensor, "dates stocks horizons"]
 ) -> Float[Tensor, "dates 1 horizons"]:

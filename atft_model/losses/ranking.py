@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from atft_model.losses.cross_section import masked_mean, masked_variance
+from atft_model.losses.cross_section import at_least_one, masked_mean, masked_variance
 
 
 def target_ranks(
@@ -24,12 +24,16 @@ def rank_loss(
     target: Float[Tensor, "dates stocks horizons"],
     valid: Bool[Tensor, "dates stocks horizons"],
     min_stocks: int,
+    ranked: int | None = None,
 ) -> Float[Tensor, ""]:
     """Mean over dates and horizons of 1 - correlation(score, rank of target).
 
     The score's own ranks have no gradient; its correlation with the target's ranks does, and a
     monotone score maximises both. The score's deviation is floored at 1e-6 so that a collapsed
     score gives a large but finite gradient. Dates with fewer than ``min_stocks`` are left out.
+
+    Args:
+        ranked: (date, horizon) of the whole batch with enough stocks, where this is a part of one.
     """
     ranks = target_ranks(target, valid)
     centred_score = score - masked_mean(score, valid)
@@ -39,4 +43,5 @@ def rank_loss(
     rank_spread = (masked_variance(ranks, valid) + 1e-12).sqrt()
     correlation = (covariance / (spread * rank_spread)).squeeze(1)
     counted = valid.sum(dim=1) >= min_stocks
-    return ((1.0 - correlation) * counted).sum() / counted.sum().clamp(min=1)
+    divisor = at_least_one(counted.sum() if ranked is None else ranked)
+    return ((1.0 - correlation) * counted).sum() / divisor

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from atft_model.config import RunConfig
+from atft_model.data.batches import BatchCounts
 from atft_model.losses.quantile import quantile_loss
 from atft_model.losses.ranking import rank_loss
 from atft_model.losses.variance import variance_penalty
@@ -43,14 +44,21 @@ class TrainingLoss:
         quantiles: Float[Tensor, "runs length stocks horizons quantiles"],
         target: Float[Tensor, "runs length stocks horizons"],
         valid: Bool[Tensor, "runs length stocks horizons"],
+        whole: BatchCounts | None = None,
     ) -> LossTerms:
-        """Loss of one batch, computed in float32 whatever the model's precision."""
+        """Loss of one batch, computed in float32 whatever the model's precision.
+
+        Args:
+            whole: Counts of the step's whole batch, where this one is a part of it: the parts'
+                terms then add up to those of the whole.
+        """
         quantiles = quantiles.float().flatten(0, 1)
         target, valid = target.flatten(0, 1), valid.flatten(0, 1)
         score = quantiles[..., self.median]
-        quantile = quantile_loss(quantiles, target, valid, self.levels)
-        rank = rank_loss(score, target, valid, self.min_stocks)
-        variance = variance_penalty(score, valid, self.std_floor, self.min_stocks)
+        entries, ranked = (whole.entries, whole.ranked) if whole else (None, None)
+        quantile = quantile_loss(quantiles, target, valid, self.levels, entries)
+        rank = rank_loss(score, target, valid, self.min_stocks, ranked)
+        variance = variance_penalty(score, valid, self.std_floor, self.min_stocks, ranked)
         total = (
             self.weights.quantile_weight * quantile
             + self.weights.rank_weight * rank

@@ -14,7 +14,10 @@ log = logging.getLogger("atft")
 
 
 class EncoderHooks:
-    """Gradients of ``projected_features`` and ``normalized_features``, while ``watching``."""
+    """Gradients of ``projected_features`` and ``normalized_features``, while ``watching``.
+
+    A step computed in parts is watched once for each; their gradients count as one.
+    """
 
     def __init__(self, model: ATFT, log_lines: bool) -> None:
         self.modules = {
@@ -22,12 +25,12 @@ class EncoderHooks:
             "normalized_features": model.normalized,
         }
         self.log_lines = log_lines
-        self._readings: dict[str, Tensor] = {}
+        self._squares: dict[str, Tensor] = {}
+        self._largest: dict[str, Tensor] = {}
 
     @contextmanager
     def watching(self, active: bool) -> Iterator[None]:
         """Hooks the two activations for the forward and backward pass inside, if ``active``."""
-        self._readings.clear()
         handles = []
         if active:
             for name, module in self.modules.items():
@@ -46,19 +49,29 @@ class EncoderHooks:
         return on_forward
 
     def _keep(self, name: str, gradient: Tensor) -> None:
-        self._readings[name] = torch.stack(
-            [gradient.detach().float().norm(), gradient.detach().float().abs().max()]
-        )
+        gradient = gradient.detach().float()
+        square, largest = gradient.norm().square(), gradient.abs().max()
+        if name in self._squares:
+            square, largest = square + self._squares[name], largest.maximum(self._largest[name])
+        self._squares[name], self._largest[name] = square, largest
 
-    def norms(self, inverse_scale: float) -> Tensor:
-        """[activations, 2]: L2 norm and largest element of each gradient; 0 without a gradient."""
-        like = next(iter(self._readings.values()), torch.zeros(2))
-        return inverse_scale * torch.stack(
-            [self._readings.get(name, torch.zeros_like(like)) for name in self.modules]
-        )
+    def take(self) -> tuple[Tensor, Tensor]:
+        """Squared L2 norm and largest element of each activation's gradient, since the last call.
+
+        Both [activations]; 0 without a gradient.
+        """
+        none = torch.zeros_like(next(iter(self._squares.values()), torch.zeros(())))
+        squares, largest = (torch.stack([kept.get(name, none) for name in self.modules])
+                            for kept in (self._squares, self._largest))  # fmt: skip
+        self._squares, self._largest = {}, {}
+        return squares, largest
 
     def readings(self, norms: np.ndarray) -> dict[str, dict[str, float]]:
-        """What ``norms`` says of each activation; logged where asked for."""
+        """What the norms say of each activation; logged where asked for.
+
+        Args:
+            norms: [activations, 2], L2 and largest element.
+        """
         readings = {}
         for name, (l2, largest) in zip(self.modules, norms.tolist(), strict=True):
             readings[name] = {"l2": l2, "max": largest}
@@ -101,6 +114,6 @@ class AdaptiveNormDebug:
             )  # fmt: skip
 
 
-def feature_gradients(gradient: Tensor) -> Tensor:
-    """L2 norm of the loss gradient with respect to each input feature, over all days and stocks."""
-    return gradient.float().flatten(0, -2).norm(dim=0)
+def feature_squares(gradient: Tensor) -> Tensor:
+    """Squared L2 norm of each input feature's gradient, over all days and stocks."""
+    return gradient.float().flatten(0, -2).norm(dim=0).square()

@@ -7,6 +7,8 @@ from atft_model.data.batches import DevicePanel, WindowBatch
 from atft_model.losses.total import TrainingLoss
 from atft_model.model.atft import ATFT
 
+UNSEEN = "nothing that comes back without dropout"
+
 
 def batch_dates(data: DevicePanel, starts: list[int], length: int) -> str:
     """The signal dates of a batch's runs, in words."""
@@ -50,7 +52,7 @@ def first_offender(
     for (name, _), gradient in zip(named, gradients, strict=True):
         if gradient is not None and not torch.isfinite(gradient).all():
             return f"gradient of {name}"
-    return "nothing that comes back without dropout"
+    return UNSEEN
 
 
 def _note(name: str, seen: list[str]):

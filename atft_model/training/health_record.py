@@ -35,20 +35,27 @@ FLUSH_SECONDS = 30.0
 
 
 class HealthRecord:
-    """Collects readings and flushes them to part files."""
+    """Collects readings and flushes them to part files.
 
-    def __init__(self, folder: Path, run_id: str) -> None:
+    Of several processes one writes; in the others every method does nothing.
+    """
+
+    def __init__(self, folder: Path, run_id: str, writes: bool = True) -> None:
+        self.writes = writes
         self.folder = folder
         self.run_id = run_id
         self.parts = 0
         self._rows: list[tuple[int, int, str, str, str, float]] = []
         self._flushed_at = time.monotonic()
-        folder.mkdir(parents=True, exist_ok=True)
+        if writes:
+            folder.mkdir(parents=True, exist_ok=True)
 
     def add(
         self, epoch: int, step: int, kind: str, name: str, metrics: Mapping[str, float]
     ) -> None:
         """Adds one row per metric; flushes when the last flush is long ago."""
+        if not self.writes:
+            return
         for metric, value in metrics.items():
             self._rows.append((epoch, step, kind, name, metric, float(value)))
         if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
@@ -72,6 +79,8 @@ class HealthRecord:
 
     def rewind(self, parts: int) -> None:
         """Drops parts written after a checkpoint that knew of ``parts``: they are read again."""
+        if not self.writes:
+            return
         for path in sorted(self.folder.glob("part-*.parquet"))[parts:]:
             path.unlink()
         self.parts = parts
@@ -79,6 +88,8 @@ class HealthRecord:
 
     def seal(self, checkpoint_hash: str) -> None:
         """Flushes, and binds every part to this run and to the weights that came out of it."""
+        if not self.writes:
+            return
         self.flush()
         parts = {path.name: file_hash(path) for path in sorted(self.folder.glob("part-*.parquet"))}
         seal = {"run_id": self.run_id, "checkpoint_hash": checkpoint_hash, "parts": parts}

@@ -14,16 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from atft_model.config import RunConfig
-from atft_model.data.batches import DevicePanel, epoch_batches
+from atft_model.data.batches import BatchCounts, DevicePanel, epoch_batches, shares
 from atft_model.errors import InputError
-from atft_model.losses.total import LossTerms, TrainingLoss
+from atft_model.losses.total import TrainingLoss
 from atft_model.model.atft import ATFT
 from atft_model.monitors.degeneracy_guard import DegeneracyGuard, reset_head
-from atft_model.training.checkpoint import save_state, save_weights
+from atft_model.training.checkpoint import save_state, save_weights, weights_hash
 from atft_model.training.clipping import Clipping, clip_gradients
-from atft_model.training.diagnosis import batch_dates, first_offender
+from atft_model.training.diagnosis import UNSEEN, batch_dates, first_offender
+from atft_model.training.distributed import Group
 from atft_model.training.health_record import HealthRecord
 from atft_model.training.observer import (
     BRAKED,
@@ -33,7 +35,7 @@ from atft_model.training.observer import (
     Observer,
     Skipped,
     StepResult,
-    spread,
+    step_figures,
 )
 from atft_model.training.optimizer import LossScale, Schedule, guarded_step
 from atft_model.training.reporter import Reporter
@@ -85,11 +87,17 @@ class Trainer:
     steps_per_epoch: int
     order: np.random.Generator
     noise: torch.Generator
+    group: Group
     identity: Mapping[str, Any]
     """What must be the same for a run to be resumed: settings, data, versions, device."""
     checkpoint: Path
+    replica: nn.Module = field(init=False)
+    """The model, as the training steps call it."""
     _saved_at: float = field(default_factory=time.monotonic)
     _order_at_start: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.replica = self.group.replicate(self.model)
 
     def fit(self, folder: Path, progress: Progress) -> Progress:
         """Trains to the last epoch or an early stop; best and last weights go to ``folder``."""
@@ -103,18 +111,22 @@ class Trainer:
                 started = time.monotonic()
                 already = progress.epoch_windows
                 self.train_epoch(progress)
+                self.group.check_same(
+                    lambda: weights_hash(self.model.state_dict()),
+                    f"after epoch {progress.epoch} the weights",
+                )
                 seconds = time.monotonic() - started
                 validation = validate(
                     self.model, self.data, self.validation_dates, self.config,
-                    self.runs_per_batch, self.loss,
+                    self.runs_per_batch, self.loss, self.group,
                 )  # fmt: skip
                 self.beat(progress, "validation")
                 self.schedule.end_epoch(progress.epoch, _watched(validation))
-                save_weights(folder / "last.pt", self.model.state_dict())
+                self.save_weights(folder / "last.pt")
                 if _watched(validation) > progress.best_rank_ic:
                     progress.best_rank_ic = _watched(validation)
                     progress.best_epoch = progress.epoch
-                    save_weights(folder / "best.pt", self.model.state_dict())
+                    self.save_weights(folder / "best.pt")
                 speed = (progress.epoch_windows - already) / seconds
                 progress.step_in_epoch = progress.epoch_windows = 0
                 self.record_epoch(progress, validation, speed, seconds)
@@ -136,42 +148,64 @@ class Trainer:
         for starts, length in batches[progress.step_in_epoch :]:
             progress.step += 1
             progress.step_in_epoch += 1
-            batch = data.batch(starts, length)
+            whole = data.count(starts, length, config.min_stocks)
             due = self.observer.due(progress.step)
-            with self.observer.watching(batch, progress.step) as seen:
-                quantiles = forward(self.model, seen, config.precision)
-                terms = self.loss(quantiles, seen.target, seen.valid)
-                self.optimizer.zero_grad()
-                self.loss_scale.backward(terms.total, self.optimizer)
+            self.optimizer.zero_grad()
+            figures = self.group.total(self.backward(starts, length, whole, progress.step))
+            self.loss_scale.unscale(self.optimizer)
             if due:
-                self.observer.watch_gradients(self.loss_scale.inverse())
+                self.observer.watch_gradients(self.loss_scale.inverse() / self.group.size)
             clip_norm = self.clipping.norm(progress.epoch, progress.step)
             norm = clip_gradients(list(self.model.parameters()), clip_norm)
-            outcome = self.judge_step(terms, norm)
+            outcome = self.judge_step(figures[0], norm)
             guarded_step(self.optimizer, outcome == FINE)
             self.loss_scale.update()
             if due:
                 self.observer.watch_update()
-            score = self.model.point_score(quantiles.detach())
-            result = StepResult(
-                terms, norm, clip_norm, outcome,
-                spread(score, seen.valid), spread(seen.target, seen.valid),
-            )  # fmt: skip
-            stocks = batch.windows / batch.positions.numel()
-            self.observer.add(result, starts, length, progress.step, stocks)
+            result = StepResult(figures, norm, clip_norm, outcome)
+            self.observer.add(result, starts, length, progress.step, whole.windows / whole.dates)
             if due or progress.step_in_epoch == len(batches):
                 self.guard_scores(progress)
-            progress.epoch_windows += batch.windows
-            progress.windows += batch.windows
+            progress.epoch_windows += whole.windows
+            progress.windows += whole.windows
             self.beat(progress, f"step {progress.step}")
             self.observer.progress(
-                progress.epoch, progress.step_in_epoch, batch.windows, terms.total
+                progress.epoch, progress.step_in_epoch, whole.windows, figures[0]
             )
             self.save_checkpoint_if_due(progress, last=progress.step_in_epoch == len(batches))
 
-    def judge_step(self, terms: LossTerms, norm: torch.Tensor) -> torch.Tensor:
+    def backward(
+        self, starts: np.ndarray, length: int, whole: BatchCounts, step: int
+    ) -> torch.Tensor:
+        """Gradients of the whole batch, and this process's part of its figures.
+
+        The batch is cut into a part for each process and accumulation step. A part's terms are
+        divided by the counts of the whole, so that they add up. Each part draws its dropout anew
+        from the seed, the step and its number: a resumed run needs no other process's state, and
+        2 processes drop what 1 process with 2 accumulation steps drops.
+        """
+        config = self.config.training
+        parts = shares(starts, length, self.group.size * config.accumulation_steps)
+        mine = self.group.mine(parts)
+        figures = []
+        for part in mine:
+            seed_dropout(config.seed, step, part.number, self.data.device)
+            batch = self.data.share(part)
+            with (
+                self.observer.watching(batch, step) as seen,
+                self.group.backward_of(self.replica, last=part is mine[-1]),
+            ):
+                quantiles = forward(self.replica, seen, config.precision)
+                terms = self.loss(quantiles, seen.target, seen.valid, whole)
+                # The replica's backward pass averages over processes; their sum is meant.
+                self.loss_scale.backward(self.group.size * terms.total)
+            score = self.model.point_score(quantiles.detach())
+            figures.append(step_figures(terms, score, seen.target, seen.valid, whole))
+        return torch.stack(figures).sum(dim=0)
+
+    def judge_step(self, loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
         """What becomes of the step, as a number on the device: see the observer's names."""
-        finite_loss = torch.isfinite(terms.total)
+        finite_loss = torch.isfinite(loss)
         broken = torch.where(finite_loss, OVERFLOW if self.loss_scale.enabled else NOT_FINITE,
                              NOT_FINITE)  # fmt: skip
         fine = torch.where(self.clipping.braked(norm), BRAKED, FINE)
@@ -204,9 +238,7 @@ class Trainer:
         for number, batch in enumerate(skipped):
             what = batch_dates(self.data, batch.starts, batch.length)
             if batch.cause == "not finite" and number < DIAGNOSED:
-                again = self.data.batch(np.array(batch.starts), batch.length)
-                names = self.data.panel.feature_names
-                what += f"; {first_offender(self.model, again, self.loss, names)}"
+                what += f"; {self.offender_in(np.array(batch.starts), batch.length)}"
             log.warning("skipped step %d (%s, gradient norm %.3g): %s",
                         batch.step, batch.cause, batch.norm, what)  # fmt: skip
             self.health.add(progress.epoch, batch.step, "skipped", what, {batch.cause: batch.norm})
@@ -220,6 +252,14 @@ class Trainer:
                 f"that is not finite, or the emergency brake), the last on {what}; lower the "
                 "learning rate or check the panel"
             )
+
+    def offender_in(self, starts: np.ndarray, length: int) -> str:
+        """The first thing that is not finite in a step's batch, part by part."""
+        names = self.data.panel.feature_names
+        parts = shares(starts, length, self.group.size * self.config.training.accumulation_steps)
+        found = (first_offender(self.model, self.data.share(part), self.loss, names)
+                 for part in parts if not part.empty)  # fmt: skip
+        return next((what for what in found if what != UNSEEN), UNSEEN)
 
     def record_epoch(
         self, progress: Progress, validation: Validation, speed: float, seconds: float
@@ -274,8 +314,19 @@ class Trainer:
         if due and not last:
             self.save_checkpoint(progress)
 
+    def save_weights(self, path: Path) -> None:
+        """Writes the weights, in the process that leads."""
+        if self.group.leads:
+            save_weights(path, self.model.state_dict())
+
     def save_checkpoint(self, progress: Progress) -> None:
-        """Everything that this run needs to go on bit for bit, in one file."""
+        """Everything that this run needs to go on bit for bit, in one file.
+
+        The process that leads writes it, when its own clock says so: the others hold the same, and
+        dropout is drawn from the seed, the step and the part.
+        """
+        if not self.group.leads:
+            return
         self.health.flush()
         host = {
             "progress": dataclasses.asdict(progress),
@@ -285,7 +336,6 @@ class Trainer:
             "sound_epochs": self.clipping.sound_epochs,
             "health_parts": self.health.parts,
         }
-        on_cuda = self.data.device.type == "cuda"
         save_state(
             self.checkpoint,
             {
@@ -297,8 +347,6 @@ class Trainer:
                 "loss_scale": self.loss_scale.scaler.state_dict(),
                 "observer": self.observer.state(),
                 "noise": self.noise.get_state(),
-                "random": torch.get_rng_state(),
-                "random_cuda": torch.cuda.get_rng_state(self.data.device) if on_cuda else None,
             },
         )
         self._saved_at = time.monotonic()
@@ -325,17 +373,31 @@ class Trainer:
             self.loss_scale.scaler.load_state_dict(state["loss_scale"])
         self.observer.load_state(state["observer"], self.data.device)
         self.noise.set_state(state["noise"])
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] is not None:
-            torch.cuda.set_rng_state(state["random_cuda"], self.data.device)
         return progress
 
 
+def seed_dropout(seed: int, step: int, part: int, device: torch.device) -> None:
+    """Seeds the generators that dropout draws from, for one part of one step.
+
+    Each by itself: ``torch.manual_seed`` formats a stack trace for every kind of device there is.
+    """
+    mixed = int(np.random.SeedSequence((seed, step, part)).generate_state(1, np.uint64)[0])
+    torch.default_generator.manual_seed(mixed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(mixed)
+
+
 def memory_in_use(device: torch.device) -> dict[str, float]:
-    """Largest resident memory of this process so far and, on CUDA, of the device; in MB."""
+    """Resident memory of this process, the largest so far and now (on Linux); in MB.
+
+    On CUDA also the largest of the device's.
+    """
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     numbers = {"memory_mb": peak / 2**20}
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        numbers["resident_mb"] = pages * resource.getpagesize() / 2**20
     if device.type == "cuda":
         numbers["device_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
     return numbers

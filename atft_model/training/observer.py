@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from atft_model.config import MonitorConfig
-from atft_model.data.batches import DevicePanel, WindowBatch
+from atft_model.data.batches import BatchCounts, DevicePanel, WindowBatch
 from atft_model.losses.cross_section import masked_variance
 from atft_model.losses.total import LossTerms
 from atft_model.model.atft import ATFT
-from atft_model.monitors.encoder_hooks import AdaptiveNormDebug, EncoderHooks, feature_gradients
+from atft_model.monitors.encoder_hooks import AdaptiveNormDebug, EncoderHooks, feature_squares
 from atft_model.monitors.gradient_monitor import GradientMonitor
+from atft_model.training.distributed import ALONE, Group
 from atft_model.training.health_record import HealthRecord
 
 log = logging.getLogger("atft")
@@ -38,13 +39,12 @@ LOSSES = ("total", "quantile", "rank", "variance")
 class StepResult:
     """What one step leaves on the device for the next reading."""
 
-    terms: LossTerms
+    figures: Tensor
+    """``step_figures`` of the whole batch."""
     norm: Tensor
     clip_norm: float
     outcome: Tensor
     """FINE, NOT_FINITE, BRAKED or OVERFLOW."""
-    score_std: Tensor
-    target_std: Tensor
 
 
 @dataclass
@@ -91,7 +91,9 @@ class Observer:
         feature_names: tuple[str, ...],
         horizons: tuple[int, ...],
         steps_per_epoch: int,
+        group: Group = ALONE,
     ) -> None:
+        self.group = group
         self.config = config
         self.health = health
         self.feature_names = feature_names
@@ -102,7 +104,8 @@ class Observer:
         self.hooks = EncoderHooks(model, config.encoder_hooks)
         self.norm_debug = AdaptiveNormDebug(model)
         self.skipped_steps = 0.0
-        self._input: Tensor | None = None
+        self._input_squares: Tensor | None = None
+        self._neighbours: Tensor | None = None
         self._held: dict[str, Tensor] = {}
         self._pending: _Pending | None = None
         self._epoch_loss: list[tuple[float, float]] = []
@@ -129,35 +132,44 @@ class Observer:
 
     @contextmanager
     def watching(self, batch: WindowBatch, step: int) -> Iterator[WindowBatch]:
-        """The batch to use for this step: one whose input gradients can be read, when due."""
+        """The batch to use for this part of a step: with inputs that take gradients, when due."""
         due = self.due(step)
         active = due and self.config.gradient_monitor
-        inputs = active and self.inputs_due(step)
-        self._input = batch.features.detach().requires_grad_() if inputs else None
+        inputs = (
+            batch.features.detach().requires_grad_() if active and self.inputs_due(step) else None
+        )
         with ExitStack() as hooks:
             hooks.enter_context(self.hooks.watching(active))
             hooks.enter_context(self.norm_debug.watching(due and self.config.adaptive_norm_debug))
-            yield replace(batch, features=self._input) if self._input is not None else batch
+            yield replace(batch, features=inputs) if inputs is not None else batch
         if due:
-            self._held["neighbours"] = neighbours_per_window(batch)
+            self._neighbours = added(self._neighbours, neighbour_counts(batch))
+        if inputs is not None:
+            squares = (
+                feature_squares(inputs.grad)
+                if inputs.grad is not None
+                else torch.zeros(len(self.feature_names), device=inputs.device)
+            )
+            self._input_squares = added(self._input_squares, squares)
 
     def watch_gradients(self, inverse_scale: float) -> None:
-        """Keeps, on the device, what the gradients are before clipping.
+        """Keeps, on the device, what the gradients are before clipping, over all parts of the step.
 
         Args:
             inverse_scale: By what gradients of activations and inputs are multiplied.
         """
+        neighbours, squares = self._neighbours, self._input_squares
+        self._neighbours = self._input_squares = None
+        if neighbours is not None:
+            self._held["neighbours"] = self.group.total(neighbours)
         if not self.config.gradient_monitor:
             return
         self._held["gradient"] = self.monitor.gradient_norms()
-        self._held["activation"] = self.hooks.norms(inverse_scale)
-        if self._input is not None:
-            gradient = self._input.grad
-            self._held["input"] = (
-                inverse_scale * feature_gradients(gradient)
-                if gradient is not None
-                else torch.zeros(len(self.feature_names))
-            )
+        l2, largest = self.hooks.take()
+        norms = [self.group.total(l2).sqrt(), self.group.largest(largest)]
+        self._held["activation"] = inverse_scale * torch.stack(norms, dim=1)
+        if squares is not None:
+            self._held["input"] = inverse_scale * self.group.total(squares).sqrt()
         self.monitor.remember()
 
     def watch_update(self) -> None:
@@ -169,14 +181,13 @@ class Observer:
             ) -> None:  # fmt: skip
         """Adds one step's numbers, on the device."""
         fine = result.outcome == FINE
-        named = result.terms.named()
-        numbers = torch.stack(
+        losses, spreads = result.figures[: len(LOSSES)], result.figures[len(LOSSES) :]
+        numbers = torch.cat(
             [
-                *[torch.where(fine, named[name], 0.0) for name in LOSSES],
-                torch.where(fine, result.norm, 0.0),
-                (fine & (result.norm > result.clip_norm)).float(),
-                *result.score_std,
-                *result.target_std,
+                torch.where(fine, losses, 0.0),
+                torch.where(fine, result.norm, 0.0)[None],
+                (fine & (result.norm > result.clip_norm)).float()[None],
+                spreads,
             ]
         )
         if self._pending is None:
@@ -203,7 +214,8 @@ class Observer:
         if "gradient" in held:
             self._record_gradients(epoch, step, fetched)
         if "neighbours" in held:
-            self._epoch_neighbours.append(float(fetched["neighbours"]))
+            seen, windows = fetched["neighbours"]
+            self._epoch_neighbours.append(float(seen / max(windows, 1.0)))
         self.norm_debug.log()
         outcomes = fetched["outcomes"].astype(int)
         score_std = self._record_sums(epoch, step, fetched["sums"], outcomes, pending)
@@ -318,19 +330,41 @@ def _fetch(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     }
 
 
-def neighbours_per_window(batch: WindowBatch) -> Tensor:
-    """Graph neighbours of a scorable window, on average; on the device."""
+def neighbour_counts(batch: WindowBatch) -> Tensor:
+    """[2]: graph neighbours of the scorable windows, and how many windows; on the device."""
     count = ((batch.neighbours >= 0) & batch.scorable[..., None]).sum()
-    return count / batch.scorable.sum().clamp(min=1)
+    return torch.stack([count, batch.scorable.sum()]).float()
 
 
-def spread(value: Tensor, valid: Tensor) -> Tensor:
-    """Mean over the batch's dates of the std within the date. [horizons]; NaN where none ranks."""
+def step_figures(
+    terms: LossTerms, score: Tensor, target: Tensor, valid: Tensor, whole: BatchCounts
+) -> Tensor:
+    """[losses, then spread of score and of target per horizon] of one part of a step's batch.
+
+    The parts' figures add up to those of the whole. On the device.
+    """
+    spreads = (spread(value, valid, whole.spread) for value in (score, target))
+    named = terms.named()
+    return torch.cat([torch.stack([named[name] for name in LOSSES]), *spreads])
+
+
+def spread(value: Tensor, valid: Tensor, dates: Sequence[int]) -> Tensor:
+    """Sum over a part's dates of the std within the date, over the whole batch's ``dates``.
+
+    Returns:
+        [horizons]; NaN where no date of the whole batch has two valid stocks.
+    """
     std = masked_variance(value.flatten(0, 1), valid.flatten(0, 1)).sqrt().squeeze(1)
     counted = valid.flatten(0, 1).sum(dim=1) >= 2
-    return torch.where(
-        counted.any(dim=0), (std * counted).sum(dim=0) / counted.sum(dim=0), torch.nan
+    total = (std * counted).sum(dim=0)
+    return torch.stack(
+        [std / n if n else std * torch.nan for std, n in zip(total, dates, strict=True)]
     )
+
+
+def added(before: Tensor | None, more: Tensor) -> Tensor:
+    """The sum, where there is something before."""
+    return more if before is None else before + more
 
 
 class _Progress:

@@ -58,9 +58,12 @@ class LossScale:
         """Whether the precision needs it."""
         return self.scaler.is_enabled()
 
-    def backward(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """The backward pass; afterwards the parameters' gradients are those of the loss itself."""
+    def backward(self, loss: Tensor) -> None:
+        """The backward pass of the scaled loss; adds to the gradients that are there."""
         self.scaler.scale(loss).backward()
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Makes the parameters' gradients those of the loss itself; once a step."""
         if self.enabled:
             self.scaler.unscale_(optimizer)
 

@@ -3,17 +3,24 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 log = logging.getLogger("atft")
 
 
 class StallWatch:
-    """Warns, once per stall, when ``beat`` was not called for ``seconds``."""
+    """Warns, once per stall, when ``beat`` was not called for ``seconds``.
 
-    def __init__(self, seconds: float) -> None:
+    Args:
+        report: Called with (after what, seconds so far) as well, from the watch's own thread.
+    """
+
+    def __init__(
+        self, seconds: float, report: Callable[[str, float], None] = lambda after, seconds: None
+    ) -> None:
         self.seconds = seconds
+        self.report = report
         self._beat = time.monotonic()
         self._what = "start"
         self._reported = False
@@ -46,3 +53,4 @@ class StallWatch:
             if silent > self.seconds and not self._reported:
                 self._reported = True
                 log.warning("[STALL] no progress for %.0f s, after %s", silent, self._what)
+                self.report(self._what, silent)

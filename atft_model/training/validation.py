@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from atft_model.config import RunConfig
 from atft_model.data.batches import DevicePanel, WindowBatch, epoch_batches
@@ -14,7 +15,8 @@ from atft_model.metrics.inference import sharpe
 from atft_model.metrics.portfolio import PortfolioConfig, TradingRules, portfolio_returns
 from atft_model.metrics.rank_ic import ic, rank_ic
 from atft_model.model.atft import ATFT
-from atft_model.training.observer import neighbours_per_window
+from atft_model.training.distributed import ALONE, Group
+from atft_model.training.observer import neighbour_counts
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,12 @@ class Validation:
         return float(np.mean(list(self.rank_ic.values())))
 
 
-def forward(model: ATFT, batch: WindowBatch, precision: str) -> torch.Tensor:
-    """The one forward path of training, validation and prediction."""
+def forward(model: nn.Module, batch: WindowBatch, precision: str) -> torch.Tensor:
+    """The one forward path of training, validation and prediction.
+
+    Args:
+        model: An ``ATFT``, or the replica of one that averages gradients over processes.
+    """
     device = batch.features.device.type
     half = torch.float16 if precision == "16-mixed" else torch.bfloat16
     with torch.autocast(device, half, enabled=precision != "32"):
@@ -50,11 +56,13 @@ def predict_quantiles(
     config: RunConfig,
     runs: int,
     loss: TrainingLoss | None = None,
+    group: Group = ALONE,
 ) -> tuple[np.ndarray, float, float]:
     """Quantiles of every True date, with dropout off and the same graph and normalizer.
 
     Args:
         dates: bool [dates].
+        group: Processes that share the batches; each comes back with all scores.
 
     Returns:
         float32 [dates, stocks, horizons, quantiles], NaN where a window cannot be scored or the
@@ -64,28 +72,34 @@ def predict_quantiles(
     model.eval()
     n_dates, n_stocks = data.scorable.shape
     shape = (n_dates, n_stocks, len(data.panel.horizons), len(config.model.quantiles))
-    quantiles = np.full(shape, np.nan, dtype=np.float32)
-    losses, neighbours = [], []
-    for starts, length in epoch_batches(dates, config.training.run_length, runs):
+    # Zeros, so that the processes' scores add up; what nobody asked for becomes NaN in the end.
+    quantiles = np.zeros(shape, dtype=np.float32)
+    batches = list(epoch_batches(dates, config.training.run_length, runs))
+    losses, neighbours = torch.zeros((), device=data.device), torch.zeros(2, device=data.device)
+    for starts, length in batches[group.rank :: group.size]:
         batch = data.batch(starts, length)
         output = forward(model, batch, config.training.precision)
-        neighbours.append(neighbours_per_window(batch))
+        neighbours += neighbour_counts(batch)
         if loss is not None:
-            losses.append(loss(output, batch.target, batch.valid).total)
+            losses += loss(output, batch.target, batch.valid).total
         date = batch.positions[:, :, None].expand(batch.scorable.shape)[batch.scorable]
         stock = batch.stocks[:, None].expand(batch.scorable.shape)[batch.scorable]
         quantiles[date.cpu().numpy(), stock.cpu().numpy()] = output[batch.scorable].cpu().numpy()
-    mean_loss, seen = (float(torch.stack(values).mean()) if values else float("nan")
-                       for values in (losses, neighbours))  # fmt: skip
-    return quantiles, mean_loss, seen
+    group.total(torch.from_numpy(quantiles))
+    quantiles[~(dates[:, None] & data.scorable_on_host)] = np.nan
+    total, seen, windows = group.total(torch.cat([losses[None], neighbours])).tolist()
+    mean_loss = total / len(batches) if loss is not None and batches else float("nan")
+    return quantiles, mean_loss, seen / max(windows, 1.0)
 
 
 def validate(
     model: ATFT, data: DevicePanel, dates: np.ndarray, config: RunConfig, runs: int,
-    loss: TrainingLoss,
+    loss: TrainingLoss, group: Group = ALONE,
 ) -> Validation:  # fmt: skip
     """Loss, rank IC and IC per horizon, and the net Sharpe of the headline portfolio."""
-    quantiles, mean_loss, neighbours = predict_quantiles(model, data, dates, config, runs, loss)
+    quantiles, mean_loss, neighbours = predict_quantiles(
+        model, data, dates, config, runs, loss, group
+    )
     panel = data.panel
     score = quantiles[..., model.median].astype(np.float64)
     days = np.flatnonzero(dates)

@@ -41,9 +41,22 @@ CONFIG = {
         description="Run id of a run that was killed or cancelled: goes on from its checkpoint, "
                     "to the weights of an undisturbed run. The other fields as it began.",
     ),
+    "nproc": dg.Field(
+        int, is_required=False, default_value=1,
+        description="Processes on this machine that train together, one per GPU: they share out "
+                    "each batch of the settings, so raise batch_windows with them.",
+    ),
+    "torchrun": dg.Field(
+        str, is_required=False, default_value="",
+        description="Further arguments of torchrun, for several machines that see the same data "
+                    "dir: this one is '--nnodes=2 --node-rank=0 --master-addr=HOST'.",
+    ),
     "gates": dg.Field(dg.Shape(fields_of(TrainingGates)), is_required=False),
     **run_config_fields(),
 }  # fmt: skip
+
+NOT_SETTINGS = ("preset", "run_file", "resume", "nproc", "torchrun", "gates")
+"""Fields that are no settings of the training itself."""
 
 
 @dg.asset(
@@ -58,13 +71,12 @@ def trained_model(
 ) -> Iterator[Any]:
     """Trains, judges the health record, and points ``models/current.json`` at a sound run."""
     options = dict(context.op_execution_context.op_config)
-    config = run_config(options)
     resume = options.get("resume")
     run_id = resume or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     folder = storage.models / run_id
     if resume and not (is_plain_name(resume) and folder.is_dir()):
         raise InputError(f"resume is {resume!r}; expected the name of a folder in {folder.parent}")
-    train_run(context, storage, config, folder, panel, stock_graph,
+    train_run(context, storage, options, folder, panel, stock_graph,
               ["--resume"] if resume else [])  # fmt: skip
     record = json.loads((folder / "run.json").read_text())
     health = pl.DataFrame(pl.from_arrow(read_health(folder / "health")))
@@ -82,16 +94,17 @@ def trained_model(
 
 
 def train_run(
-    context: dg.AssetExecutionContext, storage: Storage, config: RunConfig, folder: Path,
+    context: dg.AssetExecutionContext, storage: Storage, options: dict[str, Any], folder: Path,
     panel: Path, graph: Path, extra: list[str],
 ) -> None:  # fmt: skip
     """Trains into ``folder`` in a process of its own; its epochs are observations of the asset.
 
     Args:
+        options: Fields of ``CONFIG``.
         extra: Further arguments of ``python -m atft_model train``.
     """
     resolved = folder / "requested.json"
-    write_text_atomically(resolved, json.dumps(to_dict(config), indent=1))
+    write_text_atomically(resolved, json.dumps(to_dict(run_config(options)), indent=1))
 
     def on_message(message: dict[str, Any]) -> None:
         if "epoch" in message:
@@ -99,11 +112,14 @@ def train_run(
             context.log_event(dg.AssetObservation(
                 context.asset_key, metadata=_numbers(message["epoch"]), partition=partition
             ))  # fmt: skip
+        if "stall" in message:
+            report_stall(context, message["stall"])
 
     run_model_process(
         context,
         ["train", "--panel", str(panel), "--graph", str(graph), "--out", str(folder),
-         "--resolved", str(resolved), "--ledger", str(storage.ledger), *extra],
+         "--resolved", str(resolved), "--ledger", str(storage.ledger),
+         "--nproc", str(options["nproc"]), f"--torchrun={options['torchrun']}", *extra],
         on_message,
     )  # fmt: skip
 
@@ -116,9 +132,23 @@ def run_config(options: dict[str, Any]) -> RunConfig:
         preset, values = read_run_file(Path(options["run_file"]))
         layers.append((options["run_file"], values))
     explicit = {key: value for key, value in options.items()
-                if key not in ("preset", "run_file", "gates", "resume")}  # fmt: skip
+                if key not in NOT_SETTINGS}  # fmt: skip
     layers.append(("run config", explicit))
     return resolve(options.get("preset") or preset or default_preset(), layers)
+
+
+def report_stall(context: dg.AssetExecutionContext, stall: dict[str, Any]) -> None:
+    """A warning in the run's log and an observation of the asset, while training hangs."""
+    words = (
+        f"no progress for {stall['seconds']:.0f} s, after {stall['after']}: terminate the run, "
+        "then resume it"
+    )
+    context.log.warning(words)
+    observed = {"stalled_seconds": float(stall["seconds"]), "stalled_after": stall["after"]}
+    partition = context.partition_key if context.has_partition_key else None
+    context.log_event(dg.AssetObservation(
+        context.asset_key, description=words, metadata=observed, partition=partition
+    ))  # fmt: skip
 
 
 def epochs_table(record: dict[str, Any]) -> pl.DataFrame:

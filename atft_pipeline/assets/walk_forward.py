@@ -43,7 +43,7 @@ from atft_pipeline.assets.evaluation import (
     validation_rank_ics,
 )
 from atft_pipeline.assets.model import CONFIG as MODEL_CONFIG
-from atft_pipeline.assets.model import run_config, run_metadata, train_run
+from atft_pipeline.assets.model import run_metadata, train_run
 from atft_pipeline.checks.evaluation import (
     SkillGates,
     evaluation_path_equals_training_path,
@@ -153,7 +153,7 @@ def rolling_model(
     run_id = f"{period}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     folder = storage.folds / run_id
     write_text_atomically(folder / "fold.json", json.dumps(fold.to_dict()))
-    train_run(context, storage, run_config(options), folder, panel, stock_graph,
+    train_run(context, storage, options, folder, panel, stock_graph,
               ["--fold", str(folder / "fold.json")])  # fmt: skip
     record = json.loads((folder / "run.json").read_text())
     health = pl.DataFrame(pl.from_arrow(read_health(folder / "health")))

@@ -228,3 +228,103 @@ def test_the_ui_serves_the_project_and_leaves_no_orphan(project, command):
         assert {"raw_prices", "trained_model", "evaluation"} <= names
         os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches the whole group.
         assert wait_until(lambda: not group_lives(process), 60)
+
+
+def launch(url: str, config: dict) -> str:
+    """Materializes ``trained_model`` as the button in the UI does; the run's id."""
+    found = answer(f"{url}/graphql", """{repositoriesOrError {... on RepositoryConnection
+        {nodes {name location {name}}}}}""")  # fmt: skip
+    assert found is not None
+    (repository,) = found["data"]["repositoriesOrError"]["nodes"]
+    selector = f"""{{repositoryName: "{repository["name"]}",
+        repositoryLocationName: "{repository["location"]["name"]}", jobName: "__ASSET_JOB",
+        assetSelection: [{{path: ["trained_model"]}}]}}"""
+    settings = json.dumps(json.dumps({"ops": {"trained_model": {"config": config}}}))
+    found = answer(f"{url}/graphql", f"""mutation {{launchRun(executionParams: {{
+        selector: {selector}, runConfigData: {settings}}}) {{
+        __typename ... on LaunchRunSuccess {{run {{runId}}}}
+        ... on RunConfigValidationInvalid {{errors {{message}}}}}}}}""")  # fmt: skip
+    assert found is not None
+    launched = found["data"]["launchRun"]
+    assert launched["__typename"] == "LaunchRunSuccess", found
+    return launched["run"]["runId"]
+
+
+def status(url: str, run_id: str) -> str:
+    found = answer(f"{url}/graphql", f'{{runOrError(runId: "{run_id}") {{... on Run {{status}}}}}}')
+    return found["data"]["runOrError"]["status"] if found else "no answer"
+
+
+def slots_in_use(url: str) -> int:
+    """Of the pool ``gpu``."""
+    found = answer(f"{url}/graphql", """{instance {concurrencyLimit(concurrencyKey: "gpu")
+        {activeSlotCount}}}""")  # fmt: skip
+    assert found is not None
+    return found["data"]["instance"]["concurrencyLimit"]["activeSlotCount"]
+
+
+def trainers(models: Path) -> list[int]:
+    """Processes that train into these folders."""
+    return [
+        int(words.parent.name)
+        for words in Path("/proc").glob("[0-9]*/cmdline")
+        if str(models).encode() in read_if_there(words) and b"\0train\0" in read_if_there(words)
+    ]
+
+
+def read_if_there(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def steps_taken(models: Path) -> int:
+    """Steps of the only run, as its checkpoint has them; 0 before there is one."""
+    from atft_model.training.checkpoint import load_state
+
+    states = list(models.glob("*/state.pt"))
+    assert len(states) <= 1
+    return json.loads(load_state(states[0])["host"])["progress"]["step"] if states else 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the trainer under /proc")
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_terminating_in_the_ui_stops_the_trainer_and_frees_its_pool(
+    before_training, small_model, nproc
+):
+    """A second run then gets the pool's only slot, and goes on from the first one's checkpoint."""
+    models = before_training / "data" / DATA_SET / "models"
+    endless = {
+        **small_model, "nproc": nproc,
+        "training": {**small_model["training"], "max_epochs": 100_000,
+                     "early_stopping_patience": 0, "checkpoint_seconds": 0.0},
+    }  # fmt: skip
+    with server(before_training, "dagster dev") as (url, process):
+        assert wait_until(lambda: answer(f"{url}/server_info"), 180, process)
+        resume: dict = {}
+        reached = 0
+        for _ in range(2):
+            run_id = launch(url, {**endless, **resume})
+            further = reached + 5
+            assert wait_until(lambda at=further: steps_taken(models) >= at, 240, process), (
+                status(url, run_id), (before_training / "server.log").read_text()[-3000:],
+            )  # fmt: skip
+            assert slots_in_use(url) == 1
+            assert len(trainers(models)) == (1 if nproc == 1 else nproc + 1)
+            stopped = answer(f"{url}/graphql", f"""mutation {{terminateRun(runId: "{run_id}",
+                terminatePolicy: SAFE_TERMINATE) {{__typename}}}}""")  # fmt: skip
+            assert stopped is not None
+            assert stopped["data"]["terminateRun"]["__typename"] == "TerminateRunSuccess"
+            asked = time.monotonic()
+            assert wait_until(lambda: not trainers(models), 60, process)
+            assert time.monotonic() - asked < 20
+            assert wait_until(lambda run=run_id: status(url, run) == "CANCELED", 60, process)
+            assert wait_until(lambda: slots_in_use(url) == 0, 60, process)
+            reached = steps_taken(models)
+            (folder,) = models.glob("*/state.pt")
+            resume = {"resume": folder.parent.name}
+        assert not (folder.parent / "run.json").exists()
+        os.killpg(process.pid, signal.SIGINT)
+        assert wait_until(lambda: not group_lives(process), 60)

@@ -47,7 +47,7 @@ def config(**training) -> RunConfig:
 
 def outcome(folder: Path) -> tuple[dict, list[dict]]:
     """What a run found: its record and readings, without what the clock says."""
-    timed = {"windows_per_second", "seconds", "memory_mb"}
+    timed = {"windows_per_second", "seconds", "memory_mb", "resident_mb"}
     record = json.loads((folder / "run.json").read_text())
     history = [{k: v for k, v in epoch.items() if k not in timed} for epoch in record["history"]]
     rows = read_health(folder / "health").to_pylist()

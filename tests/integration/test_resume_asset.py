@@ -18,6 +18,8 @@ class Killed(BaseException):
 
 
 def test_the_asset_goes_on_from_the_checkpoint(tables_copy, run, small_model, monkeypatch):
+    """And says in its run where it stalled; here every step counts as a stall."""
+    small_model = {**small_model, "monitor": {"stall_seconds": 0.01}}
     root = tables_copy / DATA_SET
     folder = root / "models" / "interrupted"
     beat = Trainer.beat
@@ -42,6 +44,11 @@ def test_the_asset_goes_on_from_the_checkpoint(tables_copy, run, small_model, mo
     assert exit_code(result) == 0
     record = json.loads((folder / "run.json").read_text())
     assert record["resumed"] is True
+    observed = [event.asset_observation_data.asset_observation.metadata
+                for event in result.get_asset_observation_events()]  # fmt: skip
+    stalls = [values for values in observed if "stalled_seconds" in values]
+    assert stalls
+    assert stalls[-1]["stalled_seconds"].value > 0.01
     assert record["epochs"] == small_model["training"]["max_epochs"]
     assert json.loads((root / "models" / "current.json").read_text())["hash"] == "interrupted"
 

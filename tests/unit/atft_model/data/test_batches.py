@@ -2,8 +2,18 @@
 
 import numpy as np
 import pytest
+import torch
 
-from atft_model.data.batches import epoch_batches, fewest_batches
+from atft_model.data.batches import (
+    DevicePanel,
+    Share,
+    epoch_batches,
+    fewest_batches,
+    fit_target_scale,
+    shares,
+)
+from atft_model.data.graph import read_graph
+from atft_model.data.panel import fit_statistics, read_panel
 
 
 def calendar(dates: int, gaps: int) -> np.ndarray:
@@ -59,3 +69,45 @@ def test_the_uncut_epoch_can_have_more_than_others():
     usable = calendar(300, 0)
     assert len(list(epoch_batches(usable, 8, 2))) == 20
     assert fewest_batches(usable, 8, 2) == 19
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3, 7])
+@pytest.mark.parametrize("length", [1, 2, 5, 8])
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 9])
+def test_the_parts_of_a_batch_hold_each_of_its_dates_once(runs, length, parts):
+    starts = 100 * np.arange(runs)
+    cut = shares(starts, length, parts)
+    assert [part.number for part in cut] == list(range(parts))
+    dates = [
+        int(start) + day
+        for part in cut
+        if not part.empty
+        for start in part.starts
+        for day in range(part.length)
+    ]
+    assert sorted(dates) == [int(start) + day for start in starts for day in range(length)]
+    full = [len(part.starts) * part.length for part in cut if not part.empty]
+    assert max(full) - min(full) <= max(runs, length)
+    assert len(full) == min(parts, max(runs, length))
+
+
+def test_a_batch_is_counted_as_its_tensors_are(stored_panel):
+    """On the host, from the panel, for the means of its loss: as the device would count them."""
+    panel = read_panel(stored_panel[0])
+    scale = fit_target_scale(panel, panel.split.train)
+    data = DevicePanel(
+        panel, read_graph(stored_panel[1], panel), fit_statistics(panel, panel.split.train), scale,
+        5, torch.device("cpu"),
+    )  # fmt: skip
+    starts, length = np.array([30, 77, 150]), 6
+    counts, batch = data.count(starts, length, 39), data.batch(starts, length)
+    per_date = batch.valid.flatten(0, 1).sum(dim=1)
+    assert counts.windows == batch.windows == int(batch.scorable.sum())
+    assert counts.dates == 18
+    assert counts.entries == int(batch.valid.sum())
+    assert counts.ranked == int((per_date >= 39).sum())
+    assert 0 < counts.ranked < 18 * len(panel.horizons)
+    assert counts.spread == tuple((per_date >= 2).sum(dim=0).tolist())
+    empty = data.share(Share(starts[:1], 1, 0, empty=True))
+    assert not empty.valid.any()
+    assert not empty.scorable.any()

@@ -24,7 +24,8 @@ def test_gradients_are_unscaled_before_anything_reads_them():
         layer, optimizer = layer_and_optimizer()
         scale = LossScale(precision, CPU)
         x.grad = None
-        scale.backward(layer(x).square().mean(), optimizer)
+        scale.backward(layer(x).square().mean())
+        scale.unscale(optimizer)
         assert x.grad is not None
         found.append((layer.weight.grad, scale.inverse() * x.grad, x.grad.norm()))
     torch.testing.assert_close(found[1][0], found[0][0])
@@ -37,7 +38,8 @@ def test_an_overflow_lowers_the_scale_and_moves_nothing():
     before = layer.weight.detach().clone()
     scale = LossScale("16-mixed", CPU)
     first = scale.inverse()
-    scale.backward((layer(torch.ones(1, 3)) * 1e38).sum(), optimizer)
+    scale.backward((layer(torch.ones(1, 3)) * 1e38).sum())
+    scale.unscale(optimizer)
     assert layer.weight.grad is not None
     norm = layer.weight.grad.norm()
     assert not torch.isfinite(norm)
@@ -57,3 +59,13 @@ def test_float16_without_cuda_is_one_clear_line():
         check_precision("16-mixed", CPU)
     check_precision("16-mixed", torch.device("cuda"))
     assert resolve("quick", [("t", {"training": {"precision": "16-mixed"}})])
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_bfloat16_on_a_cpu_that_has_no_units_for_it_says_that_it_does_not_pay(
+    amx, caplog, monkeypatch
+):
+    monkeypatch.setattr("atft_model.run.cpu_multiplies_bfloat16", lambda: amx)
+    check_precision("bf16-mixed", CPU)
+    check_precision("bf16-mixed", torch.device("cuda"))
+    assert ["AMX" in record.getMessage() for record in caplog.records] == [True] * (not amx)

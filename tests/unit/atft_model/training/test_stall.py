@@ -7,7 +7,8 @@ from atft_model.training.stall import StallWatch
 
 
 def test_a_stall_is_reported_once_and_its_length_handed_over(caplog):
-    watch = StallWatch(0.1)
+    said = []
+    watch = StallWatch(0.1, lambda after, seconds: said.append((after, seconds > 0.1)))
     with caplog.at_level(logging.WARNING, "atft"), watch.running():
         assert watch.beat("step 1") == []
         time.sleep(0.5)
@@ -17,6 +18,7 @@ def test_a_stall_is_reported_once_and_its_length_handed_over(caplog):
         assert watch.beat("step 3") == []
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("[STALL] no progress for 0 s, after step 1")
+    assert said == [("step 1", True)]
 
 
 def test_progress_is_no_stall(caplog):
