@@ -265,6 +265,19 @@ def test_a_section_that_first_appears_concerns_every_date(stored: Stored) -> Non
     assert stored.extend(tables).why == "flow sections changed"
 
 
+def test_a_past_publication_of_flows_that_was_corrected_starts_where_it_counts(
+    stored: Stored,
+) -> None:
+    tables = on(KNOWN)
+    flows = tables["raw_investor_flows"]
+    day = flows.filter(pl.col("published_on") < DATES[KNOWN - 30])["published_on"].max()
+    here = pl.when(pl.col("published_on") == day).then(1.5).otherwise(1.0)
+    tables["raw_investor_flows"] = flows.with_columns(pl.col("foreign_buy") * here)
+    done = stored.extend(tables)
+    assert (done.since, done.why.split()[0]) == (day + dt.timedelta(days=1), "raw_investor_flows")
+    assert differences(compute(tables), stored.table) == []
+
+
 def test_another_sector_concerns_a_stock_from_its_first_bar_on(stored: Stored) -> None:
     tables = on(KNOWN, with_other_sector)
     first_bar = tables["prices"].filter(pl.col("code") == "S0020")["date"].min()
