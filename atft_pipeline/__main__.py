@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 import yaml
-from dagster._core.errors import DagsterHomeNotSetError
+from dagster._core.errors import DagsterExecutionInterruptedError, DagsterHomeNotSetError
 
 from atft_model.errors import InputError
 from atft_pipeline.alerts import alert_test
@@ -183,8 +183,20 @@ def walk_forward(
         if period in parts and parts[period]["panel_hash"].unique().to_list() == [panel_hash]:
             print(f"{period}: kept")
             continue
-        yield materialize("key:rolling_model", config, instance, period)
+        result = materialize("key:rolling_model", config, instance, period)
+        yield result
+        if was_interrupted(result):
+            return
     yield materialize("key:walk_forward_evaluation", config, instance)
+
+
+def was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether someone stopped the run: Dagster records that and returns as from any other."""
+    failures_seen = (
+        event.step_failure_data for event in result.all_events if event.is_step_failure
+    )
+    interrupted = DagsterExecutionInterruptedError.__name__
+    return any(data.error and data.error.cls_name == interrupted for data in failures_seen)
 
 
 def storage_of(config: Mapping[str, Any]) -> Storage:

@@ -12,10 +12,17 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
+from dagster._core.errors import DagsterExecutionInterruptedError
 
 from atft_model.data.panel import read_panel
 from atft_model.evaluation import EvaluationConfig
-from atft_pipeline.__main__ import exit_code, failures, materialize, walk_forward
+from atft_pipeline.__main__ import (
+    exit_code,
+    failures,
+    materialize,
+    walk_forward,
+    was_interrupted,
+)
 from atft_pipeline.assets.walk_forward import pooled_part, stored_folds
 from atft_pipeline.resources import Market
 from atft_pipeline.storage import Storage
@@ -179,6 +186,20 @@ def test_the_plan_sets_the_partitions(whole_copy, config):
         instance.add_dynamic_partitions("test_period", ["of another data set"])
         materialize("key:test_periods", config(whole_copy), instance)
         assert set(instance.get_dynamic_partitions("test_period")) == set(QUARTERS)
+
+
+@pytest.mark.parametrize(("error", "stopped"), [(DagsterExecutionInterruptedError, True),
+                                                (ValueError, False)])  # fmt: skip
+def test_an_interrupt_ends_the_walk_and_a_failed_period_does_not(error, stopped):
+    @dg.asset
+    def period() -> None:
+        raise error
+
+    job = dg.Definitions([period]).resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = job.execute_in_process(instance=instance, raise_on_error=False)
+    assert not result.success
+    assert was_interrupted(result) is stopped
 
 
 @pytest.mark.slow
