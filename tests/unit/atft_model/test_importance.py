@@ -23,6 +23,7 @@ from atft_model.importance import (
     permuted,
     rewired,
     selection_importance,
+    shuffled_stocks,
 )
 from atft_model.model.readout import Readout
 
@@ -131,6 +132,18 @@ def test_stocks_swap_whole_histories_of_the_group_and_nothing_else(batches):
     assert all(a & b for a, b in zip(source[::2], source[1::2], strict=True))
     assert torch.equal(other.features[..., [1, 3, 4, 5]], batch.features[..., [1, 3, 4, 5]])
     assert torch.equal(other.target, batch.target)
+
+
+def test_padding_of_a_narrower_run_takes_no_part(data):
+    batch = data.batch(np.array([100, 170]), 5)  # stock 4 has left by the second
+    padding = ~batch.scorable.any(dim=1)
+    assert padding.any()
+    for seed in range(5):
+        order = shuffled_stocks(batch, np.random.default_rng(seed))
+        places = torch.arange(order.shape[1]).expand_as(order)
+        assert torch.equal(order[padding], places[padding])
+        assert (order != places)[~padding].float().mean() > 0.8
+        assert torch.equal(order.sort(dim=1).values, places)
 
 
 def test_rewired_neighbours_are_as_many_but_others_and_can_be_scored(batches):

@@ -16,7 +16,9 @@ def test_the_names_that_are_spelled_out_exist():
 def test_returns_and_what_they_are_less_another_return_go_together():
     groups = importance_groups()
     assert {"returns_1d", "alpha_1d", "rel_strength_5d", "rsi_14"} < set(groups["returns"])
-    assert {"volatility_20d", "beta_60d"} < set(groups["risk"])
+    of_risk = {f.name for f in REGISTRY if f.name.startswith(("volatility", "realized", "beta"))}
+    assert len(of_risk) == 7
+    assert of_risk | {"bb_width", "idio_vol_ratio"} == set(groups["risk"])
     assert set(groups) == {
         "returns", "risk", "volume", "market", "sector", "flows", "statements"
     }  # fmt: skip
