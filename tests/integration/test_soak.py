@@ -48,6 +48,7 @@ def config(epochs: int, **training) -> RunConfig:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads resident memory under /proc")
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("epochs", "leak"), [(120, 0.0), (60, 0.5)])
 def test_a_hundred_and_twenty_epochs_hold_their_memory(tables, tmp_path, epochs, leak):
     """On the built-in market. A planted leak of half a megabyte an epoch is seen."""
