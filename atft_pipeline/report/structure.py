@@ -68,7 +68,7 @@ def plot_structure(edges: pl.DataFrame, order: Sequence[str]) -> "Figure":
                 continue
             start, end = place[edge["source"]], place[edge["target"]]
             axes.annotate(
-                "", xy=end, xytext=start,
+                "", xy=tuple(end), xytext=tuple(start),
                 arrowprops={
                     "arrowstyle": "-|>", "color": colour, "alpha": 0.25 + 0.75 * sure,
                     "linestyle": "--" if edge["lag"] else "-", "shrinkA": 8, "shrinkB": 8,
@@ -78,7 +78,7 @@ def plot_structure(edges: pl.DataFrame, order: Sequence[str]) -> "Figure":
             )  # fmt: skip
             if written:
                 along = start + 0.4 * (end - start)
-                axes.text(*along, f"{edge['weight']:+.2f}".replace("-", "−"), color=INK,
+                axes.text(float(along[0]), float(along[1]), f"{edge['weight']:+.2f}".replace("-", "−"), color=INK,
                           fontsize=7, ha="center", va="center")  # fmt: skip
         for name, (x, y) in place.items():
             axes.plot(x, y, "o", color=INK, ms=6, zorder=5)
