@@ -257,7 +257,9 @@ def test_the_whole_graph_runs_and_integrity_holds(whole):
     assert stored(result) == {key.path[-1] for key in graph.get_all_asset_keys()}
     found = verdicts(result)
     assert set(found) == {f"{key.asset_key.path[-1]}:{key.name}" for key in graph.asset_check_keys}
-    assert {name for name, check in found.items() if not check.passed} <= SKILL
+    failed = {name for name, check in found.items() if not check.passed}
+    # Nothing links the sectors of a market free of signal: learned_structure has to say so.
+    assert {name for name in failed if not name.startswith("learned_structure:")} <= SKILL
 
 
 def test_a_signal_free_market_shows_no_skill_and_exits_0(whole):
