@@ -12,7 +12,11 @@ export ATFT_START_DATE ?= 2010-01-01
 export ATFT_END_DATE ?= 2015-12-31
 endif
 
-.PHONY: help run walk-forward run-real test bench bench-peers lint docs ui alert-test clean-runs tensorboard faults clean
+PEERS := .venv-structure-peers
+PEER_FILES := benchmarks/results/structure_peers
+PEER_CASES := $(addprefix --case ,er2_d20 var20 var20_laplace var20_garch_t var20_t250 var20_garch_t_t250 market_given)
+
+.PHONY: help run walk-forward run-real test bench bench-peers bench-structure-peers lint docs ui alert-test clean-runs tensorboard faults clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -44,13 +48,25 @@ bench: $(VENV)/.installed  ## speed and memory of features and training, as rati
 	$(BIN)/python benchmarks/graph.py
 	$(BIN)/python -m atft_model bench --json benchmarks/results/training.json
 
-.venv-peers/.installed: benchmarks/peers-requirements.txt
+.venv-peers/.installed: benchmarks/peers.txt
 	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install -q -r benchmarks/peers-requirements.txt
+	.venv-peers/bin/python -m pip install -q -r benchmarks/peers.txt
 	@touch $@
 
 bench-peers: $(VENV)/.installed .venv-peers/.installed  ## training speed beside pytorch-forecasting and neuralforecast
 	$(BIN)/python benchmarks/peers.py
+
+$(PEERS)/.installed: benchmarks/structure_peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install -q -r benchmarks/structure_peers.txt
+	$(PEERS)/bin/python -m pip install -q --no-deps dagma==1.1.1  # its linear part needs no torch
+	@touch $@
+
+bench-structure-peers: $(VENV)/.installed $(PEERS)/.installed  ## the structure learner against published ones
+	$(BIN)/python -m benchmarks.structure --export $(PEER_FILES) --seeds 3000:3003 $(PEER_CASES)
+	TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(PEERS)/bin/python benchmarks/structure_peers.py $(PEER_FILES)
+	$(BIN)/python -m benchmarks.structure --score $(PEER_FILES)
+	$(BIN)/python -m benchmarks.structure --threads 1 --seeds 3000:3003 $(PEER_CASES)
 
 lint: $(VENV)/.installed  ## format, lint, types, layers
 	$(BIN)/ruff format --check .

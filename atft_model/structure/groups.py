@@ -3,19 +3,14 @@
 Nodes are sectors, or clusters of stocks by correlation where the source names no sectors. Only
 training dates are read, for the clusters as for the series.
 
-The market is exogenous and comes from other stocks than the nodes do: a hash of its code puts each
-stock either into its group's series or into the market's. An equal-weighted market of the nodes'
-own stocks is nearly their sum; regressed on it, every node would be a function of the others, and
-the graph dense (docs/structure.md has the figures).
-
-Other stocks are not enough: they belong to the same few groups, so the market's average still holds
-a share of each group's own moves, and what is left of the groups again sums to nearly zero. The
-market is therefore treated as known up to that error: a draw of the error, not its mean, is what
-the groups are left with (``unknown_part``; multiple imputation, Rubin 1987, with one imputation).
+The market is exogenous: the equal-weighted return of all stocks. It cannot just be taken out. It
+is an average of the same groups, so what is left of them sums to nearly zero: every group would be
+a function of the others, and the graph dense. Leaving some stocks to the market alone does not
+help, as they belong to the same few groups. The market is therefore treated as known up to what the
+groups' own moves put into it, and a draw of that error, not its mean, is what the groups are left
+with (``unknown_part``; multiple imputation, Rubin 1987, with one imputation).
 """
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +35,9 @@ class GroupConfig:
 
     clusters: int = setting(12, "Clusters by correlation, where the source names no sectors.")
     min_members: int = setting(
-        5, "Stocks in a group's series on a day, and in the market's; fewer leave the day unknown."
+        5,
+        "Stocks in a group's series on a day; fewer leave the day unknown, a group without as "
+        "many stocks is left out.",
     )
     min_observed: float = setting(
         0.5, "Share of the training dates on which a stock has a bar; others are in no series."
@@ -54,7 +51,7 @@ class Groups:
     Attributes:
         names: Sectors by name, or ``cluster_01`` (the one with the most stocks), ...
         of_stock: Position in ``names``, ``NO_GROUP`` where a stock is in none.
-        in_market: Stocks whose returns make the market's series and no node's.
+        in_market: Stocks whose returns make the market's series: all with enough bars.
         biggest: For each group its biggest stocks, biggest first.
         left_out: Groups that are too small to be a series, with the reason.
     """
@@ -81,53 +78,45 @@ def group_stocks(
     part = slice(*train)
     known = np.asarray(panel.observed[part]) & np.isfinite(panel.daily_return[part])
     enough = known.mean(axis=0) >= config.min_observed
-    in_market = market_half(panel.codes) & enough
-    nodes = ~in_market & enough
     sector = np.where(enough, np.asarray(panel.sector).astype(int), 0)
-    count = np.bincount(sector[nodes], minlength=len(panel.sectors))
+    count = np.bincount(sector[enough], minlength=len(panel.sectors))
     large = [s for s in range(1, len(panel.sectors)) if count[s] >= config.min_members]
     if len(large) >= 2:
         place = {s: i for i, s in enumerate(large)}
         of_stock = np.array([place.get(s, NO_GROUP) for s in sector])
         names = tuple(panel.sectors[s] for s in large)
         left_out = {
-            panel.sectors[s]: f"{count[s]} stocks in its series, expected {config.min_members}"
+            panel.sectors[s]: f"{count[s]} stocks, expected {config.min_members}"
             for s in range(1, len(panel.sectors)) if s not in place
         }  # fmt: skip
     else:
         returns = np.where(known, panel.daily_return[part], 0.0)[:, enough]
         of_stock = np.full(len(panel.codes), NO_GROUP)
-        of_stock[enough] = clusters_by_correlation(returns, known[:, enough], nodes[enough], config)
+        of_stock[enough] = clusters_by_correlation(returns, known[:, enough], config)
         names = tuple(f"cluster_{i + 1:02d}" for i in range(of_stock.max() + 1))
         left_out = {}
     if len(names) < 2:
         raise InputError(
-            f"learned_structure: {len(names)} groups with {config.min_members} stocks of the "
-            f"nodes' half; expected at least 2: give more stocks, or lower min_members"
+            f"learned_structure: {len(names)} groups with {config.min_members} stocks; expected at "
+            "least 2: give more stocks, or lower min_members"
         )
     order = np.argsort(-np.nan_to_num(size), kind="stable")
     biggest = tuple(
         tuple(panel.codes[s] for s in order if of_stock[s] == group)[:SHOWN_MEMBERS]
         for group in range(len(names))
     )
-    return Groups(names, of_stock, in_market, biggest, left_out)
-
-
-def market_half(codes: Sequence[str]) -> Bool[np.ndarray, " stocks"]:
-    """The half of all codes, by a hash, that stands for the market: the same on every machine."""
-    return np.array([hashlib.sha256(code.encode()).digest()[0] % 2 == 1 for code in codes])
+    return Groups(names, of_stock, enough, biggest, left_out)
 
 
 def clusters_by_correlation(
     returns: Float[np.ndarray, "days stocks"],
     known: Bool[np.ndarray, "days stocks"],
-    nodes: Bool[np.ndarray, " stocks"],
     config: GroupConfig,
 ) -> Int[np.ndarray, " stocks"]:
     """Spherical k-means on standardized returns less the day's mean, which all stocks share.
 
     A missing day counts as an average day of its stock. A cluster with fewer than ``min_members``
-    ``nodes`` is dissolved into the others, smallest first. The largest cluster comes first.
+    stocks is dissolved into the others, smallest first. The largest cluster comes first.
     """
     day = np.where(known, returns, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     own = np.where(known, returns - day[:, None], 0.0)
@@ -142,7 +131,7 @@ def clusters_by_correlation(
     assert best is not None
     label, centres = best
     while centres.shape[1] > 1:
-        members = np.bincount(label[nodes], minlength=centres.shape[1])
+        members = np.bincount(label, minlength=centres.shape[1])
         if members.min() >= config.min_members:
             break
         label, centres, _ = _settle(unit, np.delete(centres, int(members.argmin()), axis=1))
@@ -182,7 +171,7 @@ def _settle(unit: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def group_series(
     panel: Panel, groups: Groups, train: tuple[int, int], config: GroupConfig
 ) -> Series:
-    """Equal-weighted daily returns of each group's node stocks; the market beside them, exogenous.
+    """Equal-weighted daily returns of each group; the market beside them, exogenous.
 
     Starts on the first day on which all are known. NaN on days with too few members.
 
@@ -192,7 +181,7 @@ def group_series(
     part = slice(*train)
     returns = np.asarray(panel.daily_return[part], dtype=np.float64)
     known = np.asarray(panel.observed[part]) & np.isfinite(returns)
-    masks = [(groups.of_stock == g) & ~groups.in_market for g in range(len(groups.names))]
+    masks = [(groups.of_stock == g) & groups.in_market for g in range(len(groups.names))]
     columns = [_mean_return(returns, known, m, config.min_members)
                for m in [*masks, groups.in_market]]  # fmt: skip
     whole = np.column_stack(columns)

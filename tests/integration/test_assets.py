@@ -269,7 +269,9 @@ def test_the_whole_graph_runs_and_integrity_holds(whole):
         for key in graph.asset_check_keys
         if key.asset_key.path[-1] not in of_periods
     }
-    assert {name for name, check in found.items() if not check.passed} <= SKILL
+    failed = {name for name, check in found.items() if not check.passed}
+    # Nothing links the sectors of a market free of signal: learned_structure has to say so.
+    assert {name for name in failed if not name.startswith("learned_structure:")} <= SKILL
 
 
 def test_a_signal_free_market_shows_no_skill_and_exits_0(whole):

@@ -16,7 +16,6 @@ from atft_model.structure.groups import (
     group_series,
     group_stocks,
     links_of,
-    market_half,
     unknown_part,
 )
 from atft_model.structure.series import Series, make_table
@@ -65,22 +64,21 @@ def test_without_sectors_clusters_find_the_hidden_groups(without_sectors):
 
 
 def test_a_cluster_that_is_too_small_is_dissolved(without_sectors):
-    config = GroupConfig(clusters=12, min_members=8)
+    config = GroupConfig(clusters=12, min_members=15)
     groups = grouped(without_sectors, config)
-    nodes = (groups.of_stock != NO_GROUP) & ~groups.in_market
-    assert np.bincount(groups.of_stock[nodes]).min() >= 8
+    assert np.bincount(groups.of_stock[groups.of_stock != NO_GROUP]).min() >= 15
     assert len(groups.names) < 12
 
 
 def test_a_sector_that_is_too_small_is_left_out_by_name(panel):
     sector = np.array(panel.sector)
     sector[sector == 3] = 2
-    sector[:4] = 3
+    sector[:2] = 3
     small = dataclasses.replace(panel, sector=sector)
     groups = grouped(small)
     assert groups.names == ("a", "b")
     assert set(groups.left_out) == {"c"}
-    assert (groups.of_stock[:4] == NO_GROUP).all()
+    assert (groups.of_stock[:2] == NO_GROUP).all()
 
 
 def test_taking_the_market_out_does_not_tie_groups_that_have_no_ties():
@@ -98,27 +96,23 @@ def test_taking_the_market_out_does_not_tie_groups_that_have_no_ties():
         return float(np.corrcoef(rows.T)[np.triu_indices(8, 1)].mean())
 
     assert ties(returns) == pytest.approx(-1 / 7, abs=0.02)
-    assert ties(returns + unknown_part(returns, average[:, 0], share)) == pytest.approx(0, abs=0.01)
+    assert ties(returns + unknown_part(returns, average[:, 0], share)) == pytest.approx(0, abs=0.02)
 
 
-def test_series_are_means_of_other_stocks_than_the_markets(panel, monkeypatch):
+def test_series_are_means_of_the_stocks_that_have_a_bar(panel, monkeypatch):
     groups = grouped(panel)
     monkeypatch.setattr(groups_module, "unknown_part", lambda nodes, *_: np.zeros_like(nodes))
     series = group_series(panel, groups, panel.split.train, CONFIG)
     assert series.exogenous_names == (MARKET,)
     assert series.exogenous is not None
-    half = market_half(panel.codes)
-    assert 20 < half.sum() < 70
     day = panel.split.train[0] + 50
     returns, known = panel.daily_return[day], panel.observed[day]
-    for group, name in enumerate(series.names):
-        mine = (groups.of_stock == group) & ~half & known
-        assert series.values[50, series.names.index(name)] == pytest.approx(
-            returns[mine].astype(float).mean()
-        )
-    enough = groups.in_market & known
-    assert not (groups.in_market & ~half).any()
-    assert series.exogenous[50, 0] == pytest.approx(returns[enough].astype(float).mean())
+    for group in range(3):
+        mine = (groups.of_stock == group) & known
+        assert series.values[50, group] == pytest.approx(returns[mine].astype(float).mean())
+    assert groups.in_market.sum() > 80
+    everyone = groups.in_market & known
+    assert series.exogenous[50, 0] == pytest.approx(returns[everyone].astype(float).mean())
 
 
 @pytest.mark.parametrize("sectors", [True, False])
