@@ -41,8 +41,8 @@ def clean(stored_panel, tmp_path_factory):
 
 
 def readings(folder: Path) -> list[dict]:
-    """The health record without what depends on the clock."""
-    timed = ("windows_per_second", "seconds", "resident_mb")
+    """The health record without what depends on the clock or on the process (its memory)."""
+    timed = ("windows_per_second", "seconds", "memory_mb", "resident_mb")
     rows = read_health(folder / "health").to_pylist()
     return [row for row in rows if row["metric"] not in timed]
 
