@@ -216,6 +216,43 @@ ADVICE: Mapping[str, tuple[str, str]] = {
         "Some partitions of rolling_model were never run or failed.",
         "Backfill the partitions that the warning names.",
     ),
+    "is_acyclic": (
+        "The acyclicity schedule ended too early, or a bug of the decision stage.",
+        "Do not use the graph; report the stored record (structure version in the metadata).",
+    ),
+    "edge_count_in_range": (
+        "Nothing links the groups (usual on a market without lead-lag), or one common driver "
+        "links them all.",
+        "Nothing to do for none: the correlation graph is used. For too many see no_hidden_factor.",
+    ),
+    "adjacency_is_used": (
+        "A change of the model opened another way between the series.",
+        "A bug in atft_model/structure: do not use the graph.",
+    ),
+    "not_at_chance": (
+        "No more links than shifted series give: nothing was learned.",
+        "Nothing to do: the correlation graph is used. More training dates may show links.",
+    ),
+    "scale_invariant": (
+        "The decision read the series' scales.",
+        "A bug in atft_model/structure: do not use the graph.",
+    ),
+    "stable_under_bootstrap": (
+        "Links rest on few days.",
+        "Use fewer groups or more training dates.",
+    ),
+    "threshold_not_at_grid_end": (
+        "Links and non-links are not told apart.",
+        "As for not_at_chance.",
+    ),
+    "no_hidden_factor": (
+        "A series that is not among the groups drives most of them.",
+        "Give an index (ATFT_INDICES), or do not use the graph.",
+    ),
+    "graph_is_as_configured": (
+        "A check on learned_structure failed, so correlations stand in.",
+        "Read that check; set graph: correlation to agree with what is used.",
+    ),
 }  # fmt: skip
 
 

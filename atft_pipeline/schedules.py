@@ -11,15 +11,18 @@ EXCHANGE = exchange()
 
 daily_update = dg.define_asset_job(
     "daily_update",
-    selection=dg.AssetSelection.groups("raw", "core", "features", "graph"),
-    description="Syncs raw tables and rebuilds everything up to the panel and the stock graph; "
-                "drift is a check of normalized_features.",
+    selection=dg.AssetSelection.groups("raw", "core", "features", "graph")
+    | dg.AssetSelection.assets("latest_scores"),
+    description="Syncs raw tables, brings everything up to the panel and the stock graph up to "
+                "date and scores the newest day; drift is a check of normalized_features.",
 )  # fmt: skip
 
 retrain = dg.define_asset_job(
     "retrain",
-    selection=dg.AssetSelection.assets("trained_model", "predictions", "baselines", "evaluation"),
-    description="Trains on the newest panel and evaluates the model.",
+    selection=dg.AssetSelection.assets(
+        "trained_model", "predictions", "baselines", "evaluation", "accepted_model"
+    ),
+    description="Trains on the newest panel, evaluates the model and accepts it if it is sound.",
 )
 
 

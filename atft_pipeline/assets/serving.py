@@ -26,6 +26,8 @@ from atft_pipeline.checks.serving import (
 )
 from atft_pipeline.config_schema import build_part, fields_of
 from atft_pipeline.failures import plain_failures
+from atft_pipeline.freshness import DAILY
+from atft_pipeline.resources import is_plain_name
 from atft_pipeline.storage import Storage
 
 JUDGES = ("trained_model", "evaluation")
@@ -129,6 +131,7 @@ def accept(storage: Storage, record: dict[str, Any], unskilled: tuple[str, ...])
 
 @dg.asset(
     group_name="serving", kinds={"pytorch", "parquet"}, output_required=False, pool="gpu",
+    freshness_policy=DAILY,
     config_schema={
         "run_id": dg.Field(
             dg.Noneable(str), is_required=False, default_value=None,
@@ -191,7 +194,7 @@ def chosen_run(models: Path, run_id: str | None) -> Path:
     """
     name = run_id or json.loads((models / "accepted.json").read_text())["hash"]
     folder = models / name
-    if folder.name != name or folder.parent != models or not (folder / "run.json").exists():
+    if not (is_plain_name(name) and (folder / "run.json").exists()):
         raise InputError(
             f"latest_scores: run_id is {name!r}; expected the name of a finished run in {models}"
         )
