@@ -24,12 +24,14 @@ def rank_loss(
     target: Float[Tensor, "dates stocks horizons"],
     valid: Bool[Tensor, "dates stocks horizons"],
     min_stocks: int,
+    weights: Float[Tensor, " horizons"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean over dates and horizons of 1 - correlation(score, rank of target).
 
     The score's own ranks have no gradient; its correlation with the target's ranks does, and a
     monotone score maximises both. The score's deviation is floored at 1e-6 so that a collapsed
     score gives a large but finite gradient. Dates with fewer than ``min_stocks`` are left out.
+    ``weights`` weigh the horizons in the mean; all alike by default.
     """
     ranks = target_ranks(target, valid)
     centred_score = score - masked_mean(score, valid)
@@ -38,5 +40,8 @@ def rank_loss(
     spread = (masked_variance(score, valid) + 1e-12).sqrt()
     rank_spread = (masked_variance(ranks, valid) + 1e-12).sqrt()
     correlation = (covariance / (spread * rank_spread)).squeeze(1)
-    counted = valid.sum(dim=1) >= min_stocks
-    return ((1.0 - correlation) * counted).sum() / counted.sum().clamp(min=1)
+    counted = (valid.sum(dim=1) >= min_stocks).to(score.dtype)
+    if weights is not None:
+        counted = counted * weights
+    least = torch.finfo(counted.dtype).tiny  # no date counts: zero loss, not NaN
+    return ((1.0 - correlation) * counted).sum() / counted.sum().clamp(min=least)

@@ -31,11 +31,13 @@ class LossTerms:
 class TrainingLoss:
     """Quantile, rank and variance terms over the valid entries of a batch."""
 
-    def __init__(self, config: RunConfig, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, device: torch.device, horizons: tuple[int, ...]) -> None:
         self.weights = config.loss
         self.std_floor = config.guard.std_floor
         self.min_stocks = config.training.min_stocks
         self.levels = torch.tensor(config.model.quantiles, device=device)
+        days = torch.tensor(horizons, dtype=torch.float32, device=device)
+        self.horizon_weights = days**-config.loss.horizon_power
         self.median = config.model.quantiles.index(0.5)
 
     def __call__(
@@ -49,7 +51,7 @@ class TrainingLoss:
         target, valid = target.flatten(0, 1), valid.flatten(0, 1)
         score = quantiles[..., self.median]
         quantile = quantile_loss(quantiles, target, valid, self.levels)
-        rank = rank_loss(score, target, valid, self.min_stocks)
+        rank = rank_loss(score, target, valid, self.min_stocks, self.horizon_weights)
         variance = variance_penalty(score, valid, self.std_floor, self.min_stocks)
         total = (
             self.weights.quantile_weight * quantile

@@ -136,6 +136,7 @@ class Trainer:
         for starts, length in batches[progress.step_in_epoch :]:
             progress.step += 1
             progress.step_in_epoch += 1
+            self.schedule.start_step(progress.step)
             batch = data.batch(starts, length)
             due = self.observer.due(progress.step)
             with self.observer.watching(batch, progress.step) as seen:
