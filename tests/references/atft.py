@@ -229,6 +229,27 @@ def prediction_head(weights: Weights, x: Tensor, median: int) -> Tensor:
     )
 
 
+def input_skip(
+    weights: Weights, x: Tensor, neighbours: Sequence[Sequence[int]], ranked: Sequence[int]
+) -> Tensor:
+    """Added to every quantile of a horizon [stocks, horizons]; x: the last day [stocks, features].
+
+    A gated linear unit of each stock's ranked features, and the mean of its neighbours' units.
+    """
+    units = []
+    for row in x:
+        value, gate = linear(part(weights, "units"), row[list(ranked)]).chunk(2)
+        units.append(value / (1 + torch.exp(-gate)))
+    added = []
+    for stock, listed in enumerate(neighbours):
+        known = [units[int(other)] for other in listed if other >= 0]
+        score = linear(part(weights, "own"), units[stock])
+        if known:
+            score = score + linear(part(weights, "others"), torch.stack(known).mean(dim=0))
+        added.append(score)
+    return torch.stack(added)
+
+
 def atft_of_one_date(
     weights: Weights,
     windows: Tensor,
@@ -240,11 +261,13 @@ def atft_of_one_date(
     heads: int,
     layers: int,
     median: int,
+    ranked: Sequence[int] = (),
 ) -> Tensor:
     """Quantiles [stocks, horizons, quantiles] of one date, each stock's window computed alone.
 
     Args:
         windows: float64 [stocks, days, features]; observed: bool [stocks, days].
+        ranked: Columns that the input skip reads, where the model has one.
     """
     encoded = []
     for stock, window in enumerate(windows):
@@ -275,4 +298,8 @@ def atft_of_one_date(
         normalized = layer_norm(part(weights, "adaptive_norm"), projected)
         state = gated_skip(part(weights, "gated_residual"), normalized, projected)
         quantiles.append(prediction_head(part(weights, "head"), state, median))
-    return torch.stack(quantiles)
+    scores = torch.stack(quantiles)
+    skip = part(weights, "input_skip")
+    if skip:
+        scores = scores + input_skip(skip, windows[:, -1], neighbours, ranked)[..., None]
+    return scores

@@ -19,7 +19,7 @@ from tests.references import windows as slow
 from tests.references.agreement import assert_agree
 
 LOOKBACK = 5
-CONFIG = ModelConfig(hidden_size=16, heads=2, lookback=LOOKBACK, graph_layers=2)
+CONFIG = ModelConfig(hidden_size=16, heads=2, lookback=LOOKBACK, graph_layers=2, input_skip=3)
 STARTS, LENGTH = (79, 150), 2
 """Stock 3 lists on date 80, so that its windows fill up, and stock 4 ends after 159."""
 
@@ -76,9 +76,14 @@ def small(market) -> Market:
 
 @pytest.fixture
 def model(market) -> ATFT:
+    """With every part, the input skip too."""
+    return with_random_weights(CONFIG, market)
+
+
+def with_random_weights(config: ModelConfig, market: Market) -> ATFT:
     """Dropout off, random weights everywhere."""
     torch.manual_seed(0)
-    model = ATFT(CONFIG, model_shape(market.panel)).eval()
+    model = ATFT(config, model_shape(market.panel)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -100,7 +105,7 @@ def scores(model: ATFT, market: Market, starts: tuple[int, ...] = STARTS, length
 def gradients(model: ATFT, market: Market) -> dict[str, torch.Tensor]:
     """Of the training loss of one batch for every parameter."""
     batch = market.on_device().batch(np.array(STARTS), LENGTH)
-    loss = TrainingLoss(resolve("quick"), torch.device("cpu"))
+    loss = TrainingLoss(resolve("quick"), torch.device("cpu"), market.panel.horizons)
     model.zero_grad()
     loss(model(batch), batch.target, batch.valid).total.backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
@@ -113,8 +118,10 @@ def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, to
         assert error <= 1e-5 * max(float(gradient.abs().max()), 0.1 * largest), name
 
 
-def test_runs_of_dates_score_as_each_window_alone(small, model):
+@pytest.mark.parametrize("input_skip", [0, 3])
+def test_runs_of_dates_score_as_each_window_alone(small, input_skip):
     """Shared per-day work is the same mathematics: scores and every gradient, from the panel on."""
+    model = with_random_weights(dataclasses.replace(CONFIG, input_skip=input_skip), small)
     ours = scores(model, small)
     weights = plain.weights_of(model)
     panel = small.panel
@@ -132,6 +139,7 @@ def test_runs_of_dates_score_as_each_window_alone(small, model):
                     torch.from_numpy(np.stack([observed for _, observed in seen])),
                     panel.sector, panel.market, neighbours.tolist(), torch.from_numpy(attributes),
                     CONFIG.heads, CONFIG.lstm_layers, CONFIG.quantiles.index(0.5),
+                    model_shape(panel).ranked,
                 )
             )  # fmt: skip
             used.append([slow.scorable(panel, stock, day, LOOKBACK) for stock in range(10)])
