@@ -184,7 +184,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {
         "model": {"hidden_size": 16, "lookback": 10, "input_skip": 8},
         "loss": {"horizon_power": 1.0},
-        "optimizer": {"learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 10},
+        "optimizer": {"learning_rate": 3e-4, "input_skip_rate": 16.0, "schedule": "cosine",
+                      "warmup_steps": 10},
         "training": {"max_epochs": 8, "max_steps_per_epoch": 40, "run_length": 4,
                      "early_stopping_patience": 0},
     },
