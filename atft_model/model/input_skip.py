@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-READOUT = 0.005
+READOUT = 0.25
 """First weights of the read-out: near nothing, so that no random score has to be unlearned."""
 
 

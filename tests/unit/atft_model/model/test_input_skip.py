@@ -88,7 +88,7 @@ def test_the_score_begins_near_nothing_and_spreads_no_quantile():
     assert (quantiles.diff(dim=-1) > 0).all()
     assert model.input_skip is not None
     score = model.input_skip(*day(dates=20)).detach()
-    assert 0 < float(score.std()) < 0.02
+    assert 0 < float(score.std()) < 0.2
 
 
 def test_a_panel_without_a_ranked_feature_is_refused():
