@@ -39,6 +39,12 @@ class ModelConfig:
         "layer_norm", "Normalization of the projected features before the head: fan_san over the "
         "window's days, fan_san_historical as it was once built wrong; see docs/adaptive_norm.md."
     )  # fmt: skip
+    input_skip: int = setting(
+        0, "Gated units of a short path from the last day's inputs to the score; 0: none."
+    )
+    input_skip_noise: float = setting(
+        0.5, "Noise on the inputs of that path in training, in their own standard deviations."
+    )
     quantiles: tuple[float, ...] = setting(
         (0.05, 0.25, 0.5, 0.75, 0.95),
         "Predicted quantiles, rising, with 0.5 among them: the median is the score.",
@@ -55,6 +61,9 @@ class LossConfig:
 
     quantile_weight: float = setting(1.0, "Pinball loss of the scaled, demeaned targets.")
     rank_weight: float = setting(1.0, "1 - within-date correlation of score and target rank.")
+    horizon_power: float = setting(
+        0.0, "Rank weight of horizon h is h to minus this: long labels overlap, so they say less."
+    )
     variance_penalty_weight: float = setting(
         0.01, "-log of the score's within-date variance: keeps scores apart."
     )
@@ -71,6 +80,9 @@ class OptimizerConfig:
     """
 
     learning_rate: float = setting(5e-4, "AdamW's first learning rate.")
+    input_skip_rate: float = setting(
+        5.0, "Learning rate of the input skip in units of `learning_rate`: few weights, far to go."
+    )
     weight_decay: float = setting(1e-4, "AdamW's decoupled weight decay.")
     learning_rate_stages: tuple[float, ...] = setting(
         (), "Learning rates of the first epochs, `stage_epochs` each, before `learning_rate`."
@@ -85,6 +97,10 @@ class OptimizerConfig:
     brake_norm: float | None = setting(
         None, "Emergency brake: a batch with a larger gradient norm is skipped."
     )
+    schedule: Literal["plateau", "cosine"] = setting(
+        "plateau", "plateau: the rate falls when validation stalls; cosine: to 0 at the last step."
+    )
+    warmup_steps: int = setting(0, "Steps over which a cosine schedule rises to its first rate.")
     plateau_factor: float = setting(0.5, "Learning rate factor when validation stalls.")
     plateau_patience: int = setting(3, "Epochs without progress before the rate falls.")
     plateau_cooldown: int = setting(1, "Epochs of rest after the rate fell.")
@@ -173,9 +189,12 @@ class RunConfig:
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # The built-in market on two CPU cores, in minutes.
     "quick": {
-        "model": {"hidden_size": 32},
-        "optimizer": {"learning_rate": 1e-3},
-        "training": {"max_epochs": 8, "max_steps_per_epoch": 36, "early_stopping_patience": 3},
+        "model": {"hidden_size": 16, "lookback": 10, "input_skip": 8},
+        "loss": {"horizon_power": 1.0},
+        "optimizer": {"learning_rate": 3e-4, "input_skip_rate": 16.0, "schedule": "cosine",
+                      "warmup_steps": 10},
+        "training": {"max_epochs": 8, "max_steps_per_epoch": 40, "run_length": 4,
+                     "early_stopping_patience": 0},
     },
     # A real market: the defaults above.
     "standard": {},
@@ -254,6 +273,20 @@ def check_values(config: RunConfig) -> None:
         raise InputError(f"model.quantiles {model.quantiles} must rise and contain 0.5, the score")
     if not 0 < model.quantiles[0] <= model.quantiles[-1] < 1:
         raise InputError(f"model.quantiles {model.quantiles} must lie between 0 and 1")
+    not_negative = {
+        "model.input_skip": model.input_skip,
+        "model.input_skip_noise": model.input_skip_noise,
+        "optimizer.warmup_steps": config.optimizer.warmup_steps,
+        "loss.horizon_power": config.loss.horizon_power,
+    }
+    for name, value in not_negative.items():
+        if not value >= 0:
+            raise InputError(f"{name} is {value}; expected at least 0")
+    if config.optimizer.schedule == "cosine" and config.optimizer.learning_rate_stages:
+        raise InputError(
+            "optimizer.learning_rate_stages go with optimizer.schedule 'plateau', found 'cosine'; "
+            "leave one of them out"
+        )
     if not 0 <= model.dropout < 1:
         raise InputError(f"model.dropout is {model.dropout}; expected 0 up to below 1")
     at_least_one = {
@@ -275,6 +308,7 @@ def check_values(config: RunConfig) -> None:
             raise InputError(f"{name} is {value}; expected at least 1")
     positive = {
         "optimizer.learning_rate": config.optimizer.learning_rate,
+        "optimizer.input_skip_rate": config.optimizer.input_skip_rate,
         "optimizer.clip_norm": config.optimizer.clip_norm,
         "guard.std_floor": config.guard.std_floor,
         "guard.reset_scale": config.guard.reset_scale,

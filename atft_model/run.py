@@ -109,8 +109,9 @@ def check_precision(precision: str, device: torch.device) -> None:
 def model_shape(panel: Panel) -> ModelShape:
     """Sizes of the model's inputs and outputs."""
     return ModelShape(
-        len(panel.feature_names), len(panel.horizons), len(panel.sectors), len(panel.markets)
-    )
+        len(panel.feature_names), len(panel.horizons), len(panel.sectors), len(panel.markets),
+        tuple(i for i, kind in enumerate(panel.normalizers) if kind == "cross_section"),
+    )  # fmt: skip
 
 
 def train(
@@ -290,9 +291,9 @@ def build_trainer(
         config=config,
         model=model,
         data=data,
-        loss=TrainingLoss(config, data.device),
+        loss=TrainingLoss(config, data.device, panel.horizons),
         optimizer=optimizer,
-        schedule=Schedule(optimizer, config.optimizer),
+        schedule=Schedule(optimizer, config.optimizer, steps * training.max_epochs),
         clipping=Clipping(config.optimizer),
         loss_scale=LossScale(training.precision, data.device),
         guard=DegeneracyGuard(config.guard, panel.horizons),

@@ -81,8 +81,8 @@ class BatchCounts:
     dates: int
     entries: int
     """Valid (window, horizon)."""
-    ranked: int
-    """(date, horizon) with enough valid stocks to rank."""
+    ranked: tuple[int, ...]
+    """Dates with enough valid stocks to rank, per horizon."""
     spread: tuple[int, ...]
     """Dates with at least two valid stocks, per horizon."""
 
@@ -172,7 +172,7 @@ class DevicePanel:
             windows=int(self.scorable_on_host[dates].sum()),
             dates=len(dates),
             entries=int(valid.sum()),
-            ranked=int((valid >= min_stocks).sum()),
+            ranked=tuple((valid >= min_stocks).sum(axis=0).tolist()),
             spread=tuple((valid >= 2).sum(axis=0).tolist()),
         )
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from atft_model.losses.cross_section import at_least_one, masked_mean, masked_variance
+from atft_model.losses.cross_section import masked_mean, masked_variance
 
 
 def target_ranks(
@@ -24,7 +24,8 @@ def rank_loss(
     target: Float[Tensor, "dates stocks horizons"],
     valid: Bool[Tensor, "dates stocks horizons"],
     min_stocks: int,
-    ranked: int | None = None,
+    weights: Float[Tensor, " horizons"] | None = None,
+    whole: float | None = None,
 ) -> Float[Tensor, ""]:
     """Mean over dates and horizons of 1 - correlation(score, rank of target).
 
@@ -33,7 +34,9 @@ def rank_loss(
     score gives a large but finite gradient. Dates with fewer than ``min_stocks`` are left out.
 
     Args:
-        ranked: (date, horizon) of the whole batch with enough stocks, where this is a part of one.
+        weights: Of the horizons in the mean; all alike by default.
+        whole: Weights of the (date, horizon) of the whole batch with enough stocks added up, where
+            this is a part of one.
     """
     ranks = target_ranks(target, valid)
     centred_score = score - masked_mean(score, valid)
@@ -42,6 +45,9 @@ def rank_loss(
     spread = (masked_variance(score, valid) + 1e-12).sqrt()
     rank_spread = (masked_variance(ranks, valid) + 1e-12).sqrt()
     correlation = (covariance / (spread * rank_spread)).squeeze(1)
-    counted = valid.sum(dim=1) >= min_stocks
-    divisor = at_least_one(counted.sum() if ranked is None else ranked)
+    counted = (valid.sum(dim=1) >= min_stocks).to(score.dtype)
+    if weights is not None:
+        counted = counted * weights
+    least = torch.finfo(counted.dtype).tiny  # no date counts: zero loss, not NaN
+    divisor = counted.sum().clamp(min=least) if whole is None else max(whole, least)
     return ((1.0 - correlation) * counted).sum() / divisor

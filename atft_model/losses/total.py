@@ -32,11 +32,13 @@ class LossTerms:
 class TrainingLoss:
     """Quantile, rank and variance terms over the valid entries of a batch."""
 
-    def __init__(self, config: RunConfig, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, device: torch.device, horizons: tuple[int, ...]) -> None:
         self.weights = config.loss
         self.std_floor = config.guard.std_floor
         self.min_stocks = config.training.min_stocks
         self.levels = torch.tensor(config.model.quantiles, device=device)
+        self.on_host = [float(days) ** -config.loss.horizon_power for days in horizons]
+        self.horizon_weights = torch.tensor(self.on_host, device=device)
         self.median = config.model.quantiles.index(0.5)
 
     def __call__(
@@ -55,9 +57,14 @@ class TrainingLoss:
         quantiles = quantiles.float().flatten(0, 1)
         target, valid = target.flatten(0, 1), valid.flatten(0, 1)
         score = quantiles[..., self.median]
-        entries, ranked = (whole.entries, whole.ranked) if whole else (None, None)
+        entries = ranked = weighted = None
+        if whole is not None:
+            entries, ranked = whole.entries, sum(whole.ranked)
+            weighted = sum(
+                dates * weight for dates, weight in zip(whole.ranked, self.on_host, strict=True)
+            )
         quantile = quantile_loss(quantiles, target, valid, self.levels, entries)
-        rank = rank_loss(score, target, valid, self.min_stocks, ranked)
+        rank = rank_loss(score, target, valid, self.min_stocks, self.horizon_weights, weighted)
         variance = variance_penalty(score, valid, self.std_floor, self.min_stocks, ranked)
         total = (
             self.weights.quantile_weight * quantile

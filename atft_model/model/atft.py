@@ -10,10 +10,12 @@ from torch.utils.checkpoint import checkpoint
 
 from atft_model.config import ModelConfig
 from atft_model.data.batches import WindowBatch
+from atft_model.errors import InputError
 from atft_model.model.adaptive_norm import MIXES_DAYS, adaptive_norm
 from atft_model.model.gated_residual import GatedSkip
 from atft_model.model.graph_attention import GraphAttention
 from atft_model.model.head import PredictionHead
+from atft_model.model.input_skip import InputSkip
 from atft_model.model.temporal import TemporalEncoder
 from atft_model.model.variable_selection import VariableSelection
 
@@ -30,7 +32,7 @@ MONITOR_GROUPS: dict[str, tuple[str, ...]] = {
     "backbone_projection": ("backbone_projection",),
     "adaptive_norm": ("adaptive_norm", "gated_residual"),
     "temporal_encoder": ("temporal_encoder", "sector_embedding", "market_embedding"),
-    "input_projection": ("input_projection", "missing_day"),
+    "input_projection": ("input_projection", "missing_day", "input_skip"),
     "variable_selection": ("variable_selection",),
     "gat": ("graph_attention",),
 }
@@ -45,6 +47,8 @@ class ModelShape:
     horizons: int
     sectors: int
     markets: int
+    ranked: tuple[int, ...] = ()
+    """Columns that are normalized across the stocks of a date; what the input skip reads."""
 
 
 class ATFT(nn.Module):
@@ -52,7 +56,9 @@ class ATFT(nn.Module):
 
     Variable selection → input projection → temporal encoder → graph attention over the date's
     stocks → concatenation → backbone projection → adaptive normalization → gated residual →
-    prediction head on the last day. One forward path serves training, validation and prediction.
+    prediction head on the last day. With ``input_skip`` a short path from the last day's inputs to
+    the score stands beside all of this. One forward path serves training, validation and
+    prediction.
     """
 
     def __init__(self, config: ModelConfig, shape: ModelShape) -> None:
@@ -74,6 +80,17 @@ class ATFT(nn.Module):
         self.mixes_days = config.adaptive_norm in MIXES_DAYS
         self.gated_residual = GatedSkip(size, dropout)
         self.head = PredictionHead(size, shape.horizons, config.quantiles, dropout)
+        self.input_skip = None
+        if config.input_skip:
+            if not shape.ranked:
+                raise InputError(
+                    f"panel: no feature is normalized across the stocks of a date, and "
+                    f"model.input_skip {config.input_skip} reads no others; set it to 0"
+                )
+            self.input_skip = InputSkip(
+                shape.ranked, config.input_skip, shape.horizons, config.input_skip_noise
+            )
+            self.head.start_without_score()
         self.projected = nn.Identity()
         """Sees ``projected_features`` [windows, days, hidden]; monitors hook here."""
         self.normalized = nn.Identity()
@@ -96,7 +113,12 @@ class ATFT(nn.Module):
         projected = self.projected(self.backbone_projection(torch.cat([encoded, spread], dim=-1)))
         normalized = self.normalized(self.adaptive_norm(projected))
         quantiles = self.head(self.gated_residual(normalized[:, -1], projected[:, -1]))
-        return quantiles.view(runs, length, stocks, *quantiles.shape[-2:])
+        quantiles = quantiles.view(runs * length, stocks, *quantiles.shape[-2:])
+        if self.input_skip is not None:
+            today = batch.features[:, self.lookback - 1 :].flatten(0, 1)
+            skip = self.input_skip(today, batch.neighbours.flatten(0, 1))
+            quantiles = quantiles + skip[..., None]
+        return quantiles.view(runs, length, *quantiles.shape[1:])
 
     def embed_days(self, batch: WindowBatch) -> Float[Tensor, "runs days stocks size"]:
         """Each (date, stock) once, for all windows that contain it; a missing day is learned."""

@@ -35,6 +35,14 @@ class PredictionHead(nn.Module):
         self.shared = GatedResidualNetwork(size, size, dropout)
         self.heads = nn.ModuleList(QuantileHead(size, quantiles) for _ in range(horizons))
 
+    def start_without_score(self) -> None:
+        """Zeroes what makes the medians: the score begins as that of the input skip alone."""
+        for head in self.heads:
+            assert isinstance(head, QuantileHead)
+            with torch.no_grad():
+                head.linear.weight[head.median] = 0.0
+                head.linear.bias[head.median] = 0.0
+
     def forward(
         self, x: Float[Tensor, "*batch size"]
     ) -> Float[Tensor, "*batch horizons quantiles"]:

@@ -5,7 +5,7 @@ from torch import nn
 from atft_model.config import ModelConfig
 from atft_model.model.atft import ATFT
 
-WITHOUT_SKIP = ("input_projection", "backbone_projection", "head.heads")
+WITHOUT_SKIP = ("input_projection", "backbone_projection", "head.heads", "input_skip")
 
 
 def initialize(model: ATFT, config: ModelConfig) -> None:

@@ -148,6 +148,7 @@ class Trainer:
         for starts, length in batches[progress.step_in_epoch :]:
             progress.step += 1
             progress.step_in_epoch += 1
+            self.schedule.start_step(progress.step)
             whole = data.count(starts, length, config.min_stocks)
             due = self.observer.due(progress.step)
             self.optimizer.zero_grad()

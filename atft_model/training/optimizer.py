@@ -1,5 +1,8 @@
 """Optimizer, learning rate and loss scale, built from their settings."""
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -7,16 +10,41 @@ from atft_model.config import OptimizerConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW, fused: it can leave out a step on the device's own word (``guarded_step``)."""
-    return torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
+    """AdamW, fused: it can leave out a step on the device's own word (``guarded_step``).
+
+    The input skip is a group of its own, with a rate of its own; all else is the first group.
+    """
+    groups: list[dict[str, Any]] = [
+        {"params": [], "scale": 1.0},
+        {"params": [], "scale": config.input_skip_rate},
+    ]
+    for name, parameter in model.named_parameters():
+        groups[name.startswith("input_skip.")]["params"].append(parameter)
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate, weight_decay=config.weight_decay, fused=True,
+    )  # fmt: skip
+    set_rate(optimizer, config.learning_rate)
+    return optimizer
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate of the first group; the others' is ``scale`` times it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
 
 
 class Schedule:
-    """Learning rates in stages first; then they fall when the validation rank IC stalls."""
+    """Learning rates in stages first; then they fall when the validation rank IC stalls.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> None:
+    A ``cosine`` schedule has neither: it rises over ``warmup_steps`` and falls to 0 at
+    ``total_steps`` (Loshchilov & Hutter 2017, without restarts), whatever validation says.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, config: OptimizerConfig, total_steps: int
+    ) -> None:
+        self.total_steps = total_steps
         self.optimizer = optimizer
         self.config = config
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -33,18 +61,23 @@ class Schedule:
         stages = self.config.learning_rate_stages
         stage = (epoch - 1) // self.config.stage_epochs
         if stage < len(stages):
-            self._set(stages[stage])
+            set_rate(self.optimizer, stages[stage])
         elif stages and epoch == len(stages) * self.config.stage_epochs + 1:
-            self._set(self.config.learning_rate)
+            set_rate(self.optimizer, self.config.learning_rate)
+
+    def start_step(self, step: int) -> None:
+        """Sets the rate of a step (from 1), where the schedule goes by steps."""
+        if self.config.schedule == "cosine":
+            rise = min(1.0, step / max(self.config.warmup_steps, 1))
+            fall = 0.5 * (1.0 + math.cos(math.pi * (step - 1) / self.total_steps))
+            set_rate(self.optimizer, self.config.learning_rate * rise * fall)
 
     def end_epoch(self, epoch: int, watched: float) -> None:
         """Judges progress, once the stages are over."""
+        if self.config.schedule == "cosine":
+            return
         if epoch > len(self.config.learning_rate_stages) * self.config.stage_epochs:
             self.plateau.step(watched)
-
-    def _set(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
 
 
 class LossScale:

@@ -35,7 +35,7 @@ def config(**training) -> RunConfig:
         "quick",
         [("test", {
             "model": {"hidden_size": 16, "heads": 2, "lookback": 5, "dropout": 0.2},
-            "optimizer": {"learning_rate_stages": (1e-4,), "stage_epochs": 1,
+            "optimizer": {"schedule": "plateau", "learning_rate_stages": (1e-4,), "stage_epochs": 1,
                           "clip_first_norm": 0.1, "clip_first_steps": 12, "clip_stable_norm": 2.0,
                           "clip_stable_epochs": 1},
             "training": {"max_epochs": EPOCHS, "batch_windows": 1, "run_length": 4,
@@ -99,6 +99,32 @@ def test_going_on_from_any_step_ends_with_the_same_bits(
     assert outcome(tmp_path / "run-1")[1] == readings
     findings = judge(open_evidence(tmp_path / "run-1"), TrainingGates())
     assert [f.name for f in findings if f.stops] == []
+
+
+def test_a_cosine_goes_on_where_it_was(stored_panel, tmp_path, monkeypatch):
+    """The schedule of the quick preset counts the run's steps, not those since it was resumed."""
+    settings = resolve(
+        "quick",
+        [("run", to_dict(config(max_steps_per_epoch=4))),
+         ("test", {"optimizer": {"schedule": "cosine", "learning_rate_stages": ()}})],
+    )  # fmt: skip
+    train(settings, *stored_panel, tmp_path / "whole", Reporter())
+    beat = Trainer.beat
+
+    def killed(self, progress, what):
+        if what == "step 6":
+            raise Killed
+        beat(self, progress, what)
+
+    monkeypatch.setattr(Trainer, "beat", killed)
+    with pytest.raises(Killed):
+        train(settings, *stored_panel, tmp_path / "cut", Reporter())
+    monkeypatch.undo()
+    train(settings, *stored_panel, tmp_path / "cut", Reporter(), resume=True)
+    weights = torch.load(tmp_path / "whole" / "last.pt", weights_only=True)
+    assert same_weights(tmp_path / "cut", weights)
+    rates = [epoch["learning_rate"] for epoch in outcome(tmp_path / "cut")[0]["history"]]
+    assert rates[1] < 0.2 * rates[0]
 
 
 def command(stored_panel, folder: Path, settings: Path, *more: str) -> list[str]:

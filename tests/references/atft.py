@@ -281,6 +281,27 @@ def prediction_head(weights: Weights, x: Tensor, median: int) -> Tensor:
     )
 
 
+def input_skip(
+    weights: Weights, x: Tensor, neighbours: Sequence[Sequence[int]], ranked: Sequence[int]
+) -> Tensor:
+    """Added to every quantile of a horizon [stocks, horizons]; x: the last day [stocks, features].
+
+    A gated linear unit of each stock's ranked features, and the mean of its neighbours' units.
+    """
+    units = []
+    for row in x:
+        value, gate = linear(part(weights, "units"), row[list(ranked)]).chunk(2)
+        units.append(value / (1 + torch.exp(-gate)))
+    added = []
+    for stock, listed in enumerate(neighbours):
+        known = [units[int(other)] for other in listed if other >= 0]
+        score = linear(part(weights, "own"), units[stock])
+        if known:
+            score = score + linear(part(weights, "others"), torch.stack(known).mean(dim=0))
+        added.append(score)
+    return torch.stack(added)
+
+
 def atft_of_one_date(
     weights: Weights,
     windows: Tensor,
@@ -293,12 +314,14 @@ def atft_of_one_date(
     layers: int,
     median: int,
     slices: Sequence[tuple[int, int]] | None = None,
+    ranked: Sequence[int] = (),
 ) -> Tensor:
     """Quantiles [stocks, horizons, quantiles] of one date, each stock's window computed alone.
 
     Args:
         windows: float64 [stocks, days, features]; observed: bool [stocks, days].
         slices: Of the adaptive normalization where it is FAN and SAN; else it is a LayerNorm.
+        ranked: Columns that the input skip reads, where the model has one.
     """
     encoded = []
     for stock, window in enumerate(windows):
@@ -332,4 +355,8 @@ def atft_of_one_date(
             normalized = fan_san(part(weights, "adaptive_norm"), projected, slices)
         state = gated_skip(part(weights, "gated_residual"), normalized[-1], projected[-1])
         quantiles.append(prediction_head(part(weights, "head"), state, median))
-    return torch.stack(quantiles)
+    scores = torch.stack(quantiles)
+    skip = part(weights, "input_skip")
+    if skip:
+        scores = scores + input_skip(skip, windows[:, -1], neighbours, ranked)[..., None]
+    return scores

@@ -13,9 +13,13 @@ from atft_model.losses.variance import variance_penalty
 from tests.references.agreement import assert_agree
 
 RUNS, LENGTH, STOCKS, HORIZONS = 2, 3, 15, 2
+DAYS = (1, 9)
+"""The two horizons; with a power of 0.5 they weigh 1 and 1/3."""
 MIN_STOCKS = 8
 CONFIG = RunConfig(
-    loss=LossConfig(quantile_weight=0.7, rank_weight=1.3, variance_penalty_weight=0.05),
+    loss=LossConfig(
+        quantile_weight=0.7, rank_weight=1.3, variance_penalty_weight=0.05, horizon_power=0.5
+    ),
     training=TrainingConfig(min_stocks=MIN_STOCKS),
 )
 LEVELS = CONFIG.model.quantiles
@@ -74,7 +78,7 @@ def slow_ranks(values: list[float]) -> list[int]:
 
 
 def slow_rank(quantiles: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    losses = []
+    losses, weights = [], []
     for run, date, horizon, known in cross_sections(target):
         if len(known) < MIN_STOCKS:
             continue
@@ -85,8 +89,10 @@ def slow_rank(quantiles: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         covariance = mean([(s - centre) * (r - middle) for s, r in pairs])
         spread = mean([(s - centre) ** 2 for s in score]).sqrt()
         rank_spread = (sum((r - middle) ** 2 for r in ranks) / len(ranks)) ** 0.5
-        losses.append(1 - covariance / (spread * rank_spread))
-    return mean(losses)
+        weight = (1.0, 1.0 / 3.0)[horizon]
+        weights.append(weight)
+        losses.append(weight * (1 - covariance / (spread * rank_spread)))
+    return sum(losses, torch.zeros((), dtype=torch.float64)) / sum(weights)
 
 
 def slow_variance(quantiles: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -120,13 +126,15 @@ SLOW = {
 @pytest.mark.parametrize("seed", range(3))
 def test_a_term_equals_its_loop_forward_and_gradient(term, seed):
     quantiles, target = batch(seed)
-    ours = getattr(TrainingLoss(CONFIG, torch.device("cpu"))(quantiles, *masked(target)), term)
+    ours = getattr(
+        TrainingLoss(CONFIG, torch.device("cpu"), DAYS)(quantiles, *masked(target)), term
+    )
     assert_agree(ours, SLOW[term](quantiles.double(), target), {"quantiles": quantiles})
 
 
 @pytest.mark.parametrize("filler", [0.0, 1e6, -3.0])
 def test_what_stands_in_an_unknown_target_changes_nothing(filler):
-    loss = TrainingLoss(CONFIG, torch.device("cpu"))
+    loss = TrainingLoss(CONFIG, torch.device("cpu"), DAYS)
     quantiles, target = batch()
     found = []
     for one in (0.0, filler):
@@ -138,7 +146,7 @@ def test_what_stands_in_an_unknown_target_changes_nothing(filler):
 
 
 def test_scores_of_stocks_without_a_target_change_nothing():
-    loss = TrainingLoss(CONFIG, torch.device("cpu"))
+    loss = TrainingLoss(CONFIG, torch.device("cpu"), DAYS)
     quantiles, target = batch()
     changed = torch.where(torch.isnan(target)[..., None], 50.0, quantiles.detach())
     expected, found = loss(quantiles, *masked(target)), loss(changed, *masked(target))
@@ -148,7 +156,7 @@ def test_scores_of_stocks_without_a_target_change_nothing():
 
 def test_a_batch_without_any_target_has_no_loss_and_no_gradient():
     quantiles, target = batch()
-    terms = TrainingLoss(CONFIG, torch.device("cpu"))(
+    terms = TrainingLoss(CONFIG, torch.device("cpu"), DAYS)(
         quantiles, *masked(torch.full_like(target, torch.nan))
     )
     (gradient,) = torch.autograd.grad(terms.total, quantiles)
@@ -158,7 +166,7 @@ def test_a_batch_without_any_target_has_no_loss_and_no_gradient():
 
 def test_every_term_is_a_mean():
     """The same dates twice weigh the same: the loss does not grow with the batch."""
-    loss = TrainingLoss(CONFIG, torch.device("cpu"))
+    loss = TrainingLoss(CONFIG, torch.device("cpu"), DAYS)
     quantiles, target = batch()
     once = loss(quantiles, *masked(target))
     twice = loss(torch.cat([quantiles, quantiles]), *masked(torch.cat([target, target])))
@@ -209,5 +217,5 @@ def test_the_floor_is_the_guards():
     config = dataclasses.replace(CONFIG, guard=GuardConfig(std_floor=0.1))
     quantiles, target = batch()
     flat = torch.ones_like(quantiles)
-    terms = TrainingLoss(config, torch.device("cpu"))(flat, *masked(target))
+    terms = TrainingLoss(config, torch.device("cpu"), DAYS)(flat, *masked(target))
     assert float(terms.variance) == pytest.approx(-math.log(0.1**2), rel=1e-5)

@@ -23,7 +23,7 @@ from tests.references import windows as slow
 from tests.references.agreement import assert_agree
 
 LOOKBACK = 5
-CONFIG = ModelConfig(hidden_size=16, heads=2, lookback=LOOKBACK, graph_layers=2)
+CONFIG = ModelConfig(hidden_size=16, heads=2, lookback=LOOKBACK, graph_layers=2, input_skip=3)
 STARTS, LENGTH = (79, 150), 2
 """Stock 3 lists on date 80, so that its windows fill up, and stock 4 ends after 159."""
 
@@ -115,7 +115,7 @@ def scores(model: ATFT, market: Market, starts: tuple[int, ...] = STARTS, length
 def gradients(model: ATFT, market: Market) -> dict[str, torch.Tensor]:
     """Of the training loss of one batch for every parameter."""
     batch = market.on_device().batch(np.array(STARTS), LENGTH)
-    loss = TrainingLoss(resolve("quick"), torch.device("cpu"))
+    loss = TrainingLoss(resolve("quick"), torch.device("cpu"), market.panel.horizons)
     model.zero_grad()
     loss(model(batch), batch.target, batch.valid).total.backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
@@ -129,14 +129,16 @@ def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, to
 
 
 @pytest.mark.parametrize(
-    ("norm", "slices"), [("layer_norm", None), ("fan_san", covering_slices(LOOKBACK))]
+    ("norm", "slices", "input_skip"),
+    [("layer_norm", None, 0), ("fan_san", covering_slices(LOOKBACK), 0), ("layer_norm", None, 3)],
 )
-def test_runs_of_dates_score_as_each_window_alone(small, norm, slices):
+def test_runs_of_dates_score_as_each_window_alone(small, norm, slices, input_skip):
     """Shared per-day work is the same mathematics: scores and every gradient, from the panel on.
 
-    Also where the normalization reads the window's other days.
+    Also where the normalization reads the window's other days, and with the input skip.
     """
-    model = make(small, dataclasses.replace(CONFIG, adaptive_norm=norm))
+    config = dataclasses.replace(CONFIG, adaptive_norm=norm, input_skip=input_skip)
+    model = make(small, config)
     ours = scores(model, small)
     weights = plain.weights_of(model)
     panel = small.panel
@@ -154,6 +156,7 @@ def test_runs_of_dates_score_as_each_window_alone(small, norm, slices):
                     torch.from_numpy(np.stack([observed for _, observed in seen])),
                     panel.sector, panel.market, neighbours.tolist(), torch.from_numpy(attributes),
                     CONFIG.heads, CONFIG.lstm_layers, CONFIG.quantiles.index(0.5), slices,
+                    model_shape(panel).ranked,
                 )
             )  # fmt: skip
             used.append([slow.scorable(panel, stock, day, LOOKBACK) for stock in range(10)])

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,7 +45,7 @@ def test_the_brake_stops_a_large_step_and_leaves_broken_ones_to_their_own_rule(n
 def test_the_learning_rate_rises_in_stages_and_the_plateau_waits_for_them():
     layer = torch.nn.Linear(2, 1)
     optimizer = build_optimizer(layer, STABLE)
-    schedule = Schedule(optimizer, STABLE)
+    schedule = Schedule(optimizer, STABLE, 100)
     rates = []
     for epoch in range(1, 12):
         schedule.start_epoch(epoch)
@@ -53,6 +54,43 @@ def test_the_learning_rate_rises_in_stages_and_the_plateau_waits_for_them():
     assert rates[:4] == [1e-6, 1e-6, 1e-5, 1e-5]
     assert rates[4:9] == [1e-4] * 5
     assert rates[-1] == 5e-5  # no progress since epoch 5: the plateau's turn
+
+
+def test_a_cosine_rises_then_falls_to_nothing_and_heeds_no_validation():
+    config = OptimizerConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=4)
+    optimizer = build_optimizer(torch.nn.Linear(2, 1), config)
+    schedule = Schedule(optimizer, config, 100)
+    rates = []
+    for step in range(1, 101):
+        schedule.start_epoch(1 + step // 10)
+        schedule.start_step(step)
+        schedule.end_epoch(1 + step // 10, watched=0.0)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[:2] == pytest.approx([0.25 * 2e-3, 0.5 * 2e-3], rel=1e-3)
+    assert rates[50] == pytest.approx(0.5 * 2e-3, rel=1e-9)
+    assert np.diff(rates[4:]).max() < 0
+    assert 0 < rates[-1] < 1e-3 * 2e-3
+
+
+@pytest.mark.parametrize("schedule", ["plateau", "cosine"])
+def test_the_input_skip_has_a_rate_of_its_own_under_every_schedule(schedule):
+    config = OptimizerConfig(learning_rate=1e-3, input_skip_rate=5.0, schedule=schedule)
+    model = ATFT(
+        ModelConfig(hidden_size=16, lookback=4, input_skip=2), ModelShape(3, 2, 2, 2, (0,))
+    )
+    optimizer = build_optimizer(model, config)
+    rest, skip = optimizer.param_groups
+    assert model.input_skip is not None
+    assert {id(p) for p in skip["params"]} == {id(p) for p in model.input_skip.parameters()}
+    assert len(rest["params"]) + len(skip["params"]) == len(list(model.parameters()))
+    rates = set()
+    plan = Schedule(optimizer, config, 10)
+    for step in range(1, 11):
+        plan.start_step(step)
+        plan.end_epoch(step, watched=0.0)
+        assert skip["lr"] == pytest.approx(5 * rest["lr"])
+        rates.add(rest["lr"])
+    assert len(rates) > 1
 
 
 def test_the_conservative_start_is_small_in_branches_and_orthogonal_in_the_lstm():
