@@ -1,8 +1,7 @@
-"""Acyclicity of a weighted graph: the log-det measure, its domain, and pruning to a DAG."""
+"""The acyclicity of weights that are being learned: the log-det measure and its domain."""
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 LARGEST_RADIUS = 0.9
@@ -27,30 +26,3 @@ def pull_into_domain(adjacency: Float[Tensor, "series series"]) -> bool:
         return False
     adjacency *= torch.sqrt(LARGEST_RADIUS / radius)
     return True
-
-
-def is_acyclic(graph: Bool[np.ndarray, "series series"]) -> bool:
-    """Whether no series reaches itself (Kahn 1962: causes are taken away until none is left)."""
-    left = np.arange(len(graph))
-    while len(left):
-        roots = ~graph[np.ix_(left, left)].any(axis=0)
-        if not roots.any():
-            return False
-        left = left[~roots]
-    return True
-
-
-def strongest_dag(
-    weights: Float[np.ndarray, "series series"],
-) -> Bool[np.ndarray, "series series"]:
-    """Edges taken by falling size, each kept unless it would close a cycle; zeros are no edges."""
-    dag = np.zeros(weights.shape, dtype=bool)
-    reach = np.eye(len(weights), dtype=bool)
-    order = np.argsort(-np.abs(weights), axis=None, kind="stable")
-    for cause, effect in zip(*np.unravel_index(order, weights.shape), strict=True):
-        if weights[cause, effect] == 0:
-            break
-        if cause != effect and not reach[effect, cause]:
-            dag[cause, effect] = True
-            reach |= np.outer(reach[:, cause], reach[effect])
-    return dag

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from atft_model.structure.acyclicity import is_acyclic
+from atft_model.structure.dag import is_acyclic
 from atft_model.structure.record import StructureRecord
 
 MAX_LINKED_SHARE = 0.5

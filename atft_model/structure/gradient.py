@@ -21,8 +21,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from atft_model.structure.acyclicity import log_det_acyclicity, pull_into_domain, strongest_dag
+from atft_model.structure.acyclicity import log_det_acyclicity, pull_into_domain
 from atft_model.structure.config import GradientConfig, SearchConfig
+from atft_model.structure.dag import strongest_dag
 from atft_model.structure.health import EpochHealth, Truth, read_health
 from atft_model.structure.order_search import LocalScores
 from atft_model.structure.series import Table

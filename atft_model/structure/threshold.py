@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from atft_model.structure.acyclicity import strongest_dag
+from atft_model.structure.dag import strongest_dag
 from atft_model.structure.order_search import LocalScores, score_of
 
 GRID = tuple(round(0.05 * step, 2) for step in range(21))

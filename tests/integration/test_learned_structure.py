@@ -48,9 +48,12 @@ def store(panel: Panel, data_dir: Path) -> Path:
     """The panel and the table that the asset reads beside it."""
     root = data_dir / "synthetic"
     write_panel(panel, root / "panel")
-    rows = {"date": [panel.dates[50]] * len(panel.codes), "code": list(panel.codes),
-            "turnover_20d": [float(i) for i in range(len(panel.codes))]}  # fmt: skip
-    pl.DataFrame(rows).write_parquet(root / "trading_universe.parquet")
+    members = pl.DataFrame({"code": list(panel.codes)}).with_row_index("turnover").select(
+        "code", date=pl.lit(panel.dates[50]), history_days=pl.lit(50, pl.Int32),
+        turnover_20d=pl.col("turnover").cast(pl.Float64), raw_close=pl.lit(1.0),
+    )  # fmt: skip
+    names = ["date", "code", "history_days", "turnover_20d", "raw_close"]
+    members.select(names).write_parquet(root / "trading_universe.parquet")
     return root
 
 
@@ -132,7 +135,9 @@ def test_a_skill_check_does_not_excuse_anothers_integrity_check_of_its_name():
         for check in asset.check_specs
         if check.name == "clip_ratio_falls"
     }
-    assert kinds == {"learned_structure": "skill", "trained_model": "integrity"}
+    assert kinds == {
+        "learned_structure": "skill", "trained_model": "integrity", "rolling_model": "integrity",
+    }  # fmt: skip
     for asset, code in (("trained_model", 1), ("learned_structure", 0)):
         check = dg.AssetCheckEvaluation(
             asset_key=dg.AssetKey(asset), check_name="clip_ratio_falls", passed=False, metadata={}

@@ -60,7 +60,10 @@ def test_the_jobs_cover_the_graph_and_do_not_train_daily():
         daily_update
     )
     assert "trained_model" not in names(daily_update)
-    assert names(retrain) == {"trained_model", "predictions", "baselines", "evaluation"}
+    assert "latest_scores" in names(daily_update)
+    assert names(retrain) == {
+        "trained_model", "predictions", "baselines", "evaluation", "accepted_model",
+    }  # fmt: skip
 
 
 def test_training_keeps_its_pool_in_the_scheduled_job():

@@ -30,7 +30,7 @@ from atft_pipeline.storage import Storage
 DATA_SET = "synthetic"
 QUARTERS = ("2016-Q2", "2016-Q3")
 POOLED = "walk_forward_evaluation"
-FEW_DRAWS = {"portfolio": {"random_draws": 4, "shuffles": 4}}
+FEW_DRAWS = {"portfolio": {"random_draws": 4, "shuffles": 16}}
 
 
 def _figure(result: dg.ExecuteInProcessResult, check: str) -> tuple[bool, str]:
@@ -103,6 +103,9 @@ def test_a_missing_period_is_named_and_held_in_cash(folds, run):
     for table in ("rolling_model", "rolling_baselines"):
         (root / table / "2016-Q2.parquet").unlink()
     result = run(POOLED, folds, walk_forward_evaluation=FEW_DRAWS)
+    print(
+        [(c.check_name, c.metadata) for c in result.get_asset_check_evaluations() if not c.passed]
+    )
     assert exit_code(result) == 0
     passed, words = _figure(result, "every_period_is_scored")
     assert not passed

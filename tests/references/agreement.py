@@ -16,6 +16,7 @@ def assert_agree(
     reference: Tensor,
     leaves: Mapping[str, Tensor],
     copies: Mapping[str, Tensor] | None = None,
+    tolerance: float = TOLERANCE,
 ) -> None:
     """Both outputs, and the gradients of the same random functional of them for each leaf.
 
@@ -24,6 +25,7 @@ def assert_agree(
         reference: float64, made from the same leaves.
         leaves: float32 parameters and inputs, by the name to report.
         copies: the leaves that the reference was made from instead, where it has its own.
+        tolerance: of the gradients.
     """
     torch.testing.assert_close(ours.double(), reference, rtol=TOLERANCE, atol=TOLERANCE)
     assert reference.abs().max() > 0.01, "outputs near zero agree with anything"
@@ -35,7 +37,7 @@ def assert_agree(
     for name, expected in theirs.items():
         own = float(expected.abs().max())
         error = float((mine[name] - expected).abs().max())
-        allowed = TOLERANCE * max(own, FAINT * largest)
+        allowed = tolerance * max(own, FAINT * largest)
         assert error <= allowed, f"{name}: off by {error:.1e}, largest element {own:.1e}"
 
 

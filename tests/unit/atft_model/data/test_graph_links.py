@@ -38,9 +38,10 @@ def test_learned_neighbours_are_the_most_correlated_of_the_driving_groups(panel,
     position = int(graph.refresh[-1])
     window = slice(position - 59, position + 1)
     returns, known = panel.daily_return[window], panel.observed[window]
-    filled = np.where(known, returns, np.nan)
-    filled = np.where(known, returns, np.nanmean(filled, axis=0))
-    correlation = np.corrcoef(filled.astype(np.float64).T)
+    total = np.where(known, returns, 0.0).sum(axis=0)
+    filled = np.where(known, returns, total / np.maximum(known.sum(axis=0), 1))
+    with np.errstate(invalid="ignore", divide="ignore"):  # a stock without any return
+        correlation = np.corrcoef(filled.astype(np.float64).T)
     usable = (known.sum(axis=0) >= 40) & known[-1]
     for stock in range(len(panel.codes)):
         row = graph.neighbours[-1, stock]

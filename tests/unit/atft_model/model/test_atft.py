@@ -164,7 +164,10 @@ def test_runs_of_dates_score_as_each_window_alone(small, norm, slices, input_ski
     assert use.any()
     assert not use.all()
     assert torch.isnan(ours[~use]).all()
-    assert_agree(ours[use], torch.stack(expected)[use], dict(model.named_parameters()))
+    assert_agree(
+        ours[use], torch.stack(expected)[use], dict(model.named_parameters()),
+        tolerance=1e-5 if slices is None else 2e-5,  # float32 goes through two transforms more
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("norm", ["layer_norm", "fan_san"])

@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from atft_model.structure.acyclicity import (
-    is_acyclic,
-    log_det_acyclicity,
-    pull_into_domain,
-    strongest_dag,
-)
+from atft_model.structure.acyclicity import log_det_acyclicity, pull_into_domain
+from atft_model.structure.dag import is_acyclic, strongest_dag
 
 
 def cycle(length: int, weight: float) -> np.ndarray:

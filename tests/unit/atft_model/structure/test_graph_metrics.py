@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import hypergeom
 
-from atft_model.structure.acyclicity import is_acyclic
+from atft_model.structure.dag import is_acyclic
 from atft_model.structure.graph_metrics import (
     chance_f1,
     chance_p_value,

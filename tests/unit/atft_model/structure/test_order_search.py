@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from atft_model.structure.acyclicity import is_acyclic
+from atft_model.structure.dag import is_acyclic
 from atft_model.structure.order_search import (
     LocalScores,
     OrderSearch,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from atft_model.structure.acyclicity import is_acyclic
+from atft_model.structure.dag import is_acyclic
 from atft_model.structure.density import GaussianDensity
 from atft_model.structure.posterior import Climber, Prior
 from atft_model.structure.simulate import er_gaussian, var_with_dag
