@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from atft_model.baselines import ridge
-from atft_model.config import resolve
+from atft_model.config import RunConfig, read_run_file, resolve
 from atft_model.data.graph import GraphConfig, build_graph, write_graph
 from atft_model.data.panel import Panel, read_panel, write_panel
 from atft_model.data.splits import SplitConfig
@@ -80,9 +80,8 @@ def on_panel(planted: Any, panel: Panel) -> np.ndarray:
     return grid
 
 
-def model_scores(panel: Panel, folder: Path, preset: str) -> np.ndarray:
-    """Scores [dates, stocks, horizons] by a run trained with the preset; NaN where none."""
-    config = resolve(preset)
+def model_scores(panel: Panel, folder: Path, config: RunConfig) -> np.ndarray:
+    """Scores [dates, stocks, horizons] by a run trained with these settings; NaN where none."""
     train(config, folder / "panel", folder / "graph", folder / "run", Reporter())
     rows = predict(folder / "run", folder / "panel", folder / "graph")
     frame = pl.from_arrow(rows)
@@ -118,13 +117,13 @@ def judge(panel: Panel, scores: dict[str, np.ndarray], planted: np.ndarray) -> l
     return rows
 
 
-def one_market(seed: int, signal: float, preset: str) -> list[dict[str, Any]]:
+def one_market(seed: int, signal: float, config: RunConfig) -> list[dict[str, Any]]:
     """Draws, trains, scores and judges; the files go."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         panel, planted = build(seed, signal, folder)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
-        scores = {"model": model_scores(panel, folder, preset)}
+        scores = {"model": model_scores(panel, folder, config)}
         seconds = resource.getrusage(resource.RUSAGE_SELF).ru_utime - before
         trees = boosted_trees(panel)
         scores["ridge"] = np.stack([ridge(panel, h) for h in panel.horizons], axis=-1)
@@ -164,12 +163,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1337, 1, 2, 3, 4])
     parser.add_argument("--signal", type=float, default=1.0)
-    parser.add_argument("--preset", default="quick")
+    parser.add_argument("--run-file", type=Path, help="settings over the preset quick, or another")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/market_seeds.json"))
     options = parser.parse_args()
+    preset, values = read_run_file(options.run_file) if options.run_file else (None, {})
+    config = resolve(preset or "quick", [(str(options.run_file), values)])
     rows: list[dict[str, Any]] = []
     for seed in options.seeds:
-        rows += one_market(seed, options.signal, options.preset)
+        rows += one_market(seed, options.signal, config)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         temporary = options.out.with_name(f".{options.out.name}.{os.getpid()}.tmp")
         temporary.write_text(json.dumps(rows, indent=1))

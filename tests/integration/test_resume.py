@@ -35,7 +35,7 @@ def config(**training) -> RunConfig:
         "quick",
         [("test", {
             "model": {"hidden_size": 16, "heads": 2, "lookback": 5, "dropout": 0.2},
-            "optimizer": {"schedule": "plateau", "learning_rate_stages": (1e-4,), "stage_epochs": 1,
+            "optimizer": {"learning_rate_stages": (1e-4,), "stage_epochs": 1,
                           "clip_first_norm": 0.1, "clip_first_steps": 12, "clip_stable_norm": 2.0,
                           "clip_stable_epochs": 1},
             "training": {"max_epochs": EPOCHS, "batch_windows": 1, "run_length": 4,
@@ -102,7 +102,7 @@ def test_going_on_from_any_step_ends_with_the_same_bits(
 
 
 def test_a_cosine_goes_on_where_it_was(stored_panel, tmp_path, monkeypatch):
-    """The schedule of the quick preset counts the run's steps, not those since it was resumed."""
+    """The schedule counts the run's steps, not those since it was resumed."""
     settings = resolve(
         "quick",
         [("run", to_dict(config(max_steps_per_epoch=4))),

@@ -105,8 +105,8 @@ def test_a_batch_is_counted_as_its_tensors_are(stored_panel):
     assert counts.windows == batch.windows == int(batch.scorable.sum())
     assert counts.dates == 18
     assert counts.entries == int(batch.valid.sum())
-    assert counts.ranked == int((per_date >= 39).sum())
-    assert 0 < counts.ranked < 18 * len(panel.horizons)
+    assert counts.ranked == tuple((per_date >= 39).sum(dim=0).tolist())
+    assert 0 < sum(counts.ranked) < 18 * len(panel.horizons)
     assert counts.spread == tuple((per_date >= 2).sum(dim=0).tolist())
     empty = data.share(Share(starts[:1], 1, 0, empty=True))
     assert not empty.valid.any()

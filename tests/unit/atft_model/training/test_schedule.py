@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from atft_model.config import OptimizerConfig
-from atft_model.training.optimizer import Schedule
+from atft_model.training.optimizer import Schedule, build_optimizer
 
 RATE = 1.0
 PATIENCE = 2
@@ -16,8 +16,8 @@ def rates(watched: list[float], stages: tuple[float, ...] = ()) -> list[float]:
         learning_rate=RATE, plateau_patience=PATIENCE, plateau_cooldown=0,
         learning_rate_stages=stages, stage_epochs=1,
     )  # fmt: skip
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=RATE)
-    schedule = Schedule(optimizer, config)
+    optimizer = build_optimizer(torch.nn.Linear(1, 1), config)
+    schedule = Schedule(optimizer, config, total_steps=100)
     found = []
     for epoch, value in enumerate(watched, 1):
         schedule.start_epoch(epoch)
