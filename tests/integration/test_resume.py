@@ -142,6 +142,7 @@ def step_of(folder: Path) -> int:
     return json.loads(load_state(path)["host"])["progress"]["step"]
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_by_the_kernel(undisturbed, stored_panel, tmp_path):
     """SIGKILL to the real process at three random steps; each time it goes on."""
     folder, settings = tmp_path / "run-1", tmp_path / "config.json"

@@ -28,7 +28,11 @@ def test_unknown_preset():
         ("loss", {"horizon_power": -1.0}, "expected at least 0"),
         ("optimizer", {"warmup_steps": -1}, "expected at least 0"),
         ("optimizer", {"input_skip_rate": 0.0}, "expected above 0"),
-        ("optimizer", {"learning_rate_stages": [1e-5]}, "go with optimizer.schedule 'plateau'"),
+        (
+            "optimizer",
+            {"schedule": "cosine", "learning_rate_stages": [1e-5]},
+            "go with optimizer.schedule 'plateau'",
+        ),
     ],
 )
 def test_bad_values_are_refused(section, values, message):
