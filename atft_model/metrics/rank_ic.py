@@ -225,8 +225,7 @@ def for_each_block(shape: tuple[int, ...], work: Callable[[slice], None]) -> Non
             work(block)
         return
     with ThreadPoolExecutor(min(_THREADS, len(blocks))) as pool:
-        for _ in pool.map(work, blocks):
-            pass  # a result is waited for, or its error would go unseen
+        list(pool.map(work, blocks))  # waits for each, and raises what a block raised
 
 
 def _rank_bounds_of_block(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
