@@ -1,16 +1,21 @@
 """Folders of arrays with a manifest: written whole or not at all, verified when read. No torch.
 
-Layout under a root: ``<content hash>/manifest.json`` and its ``.npy`` files, and ``current.json``,
-which names the folder in use. A killed writer leaves the old ``current.json`` or the new one.
+Layout under a root: ``<content hash>/manifest.json`` and its files, and ``current.json``, which
+names the folder in use. A killed writer leaves the old ``current.json`` or the new one.
+
+An array is a ``.npy`` file, or a ``.raw`` one: its bytes without a header, of which the manifest
+says how many count. Such a file can be shared by a version and the next one, which holds the same
+entries and some more (:func:`append_raw`).
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +26,40 @@ from atft_model.errors import InputError
 HASH_LENGTH = 16
 """Hex digits kept of a SHA-256: 64 bits name a version; nobody here forges one."""
 
-COPIED_AT_A_TIME = 1 << 20
-"""Bytes."""
+READ_AT_A_TIME = 1 << 20
+"""Bytes: into a core's cache, in a buffer that is used again."""
 
 
-def file_hash(path: Path) -> str:
-    """Hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:HASH_LENGTH]
+@dataclass(frozen=True)
+class RawFile:
+    """An array's bytes in a file: the first ``length``, their hash, and what follows is nothing."""
+
+    path: Path
+    length: int
+    hash: str
+
+
+def file_hash(path: Path, length: int | None = None) -> str:
+    """Hash of a file's bytes, or of its first ``length``."""
+    if length is None:
+        with path.open("rb") as file:
+            return _digits(hashlib.file_digest(file, "sha256"))
+    hasher = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        _read_into(hasher, file, length)
+    return _digits(hasher)
+
+
+def _digits(hasher: Any) -> str:
+    return hasher.hexdigest()[:HASH_LENGTH]
+
+
+def _read_into(hasher: Any, file: Any, length: int) -> None:
+    """The next ``length`` bytes of an unbuffered file, or what there is of them."""
+    buffer = memoryview(bytearray(min(length, READ_AT_A_TIME)))
+    while length and (count := file.readinto(buffer[: min(length, len(buffer))])):
+        hasher.update(buffer[:count])
+        length -= count
 
 
 def text_hash(text: str) -> str:
@@ -46,13 +77,14 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 def publish(
     root: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any],
-    ready: Mapping[str, Path] | None = None,
+    raw: Collection[str] = (), ready: Mapping[str, RawFile] | None = None,
 ) -> str:  # fmt: skip
     """Stores arrays and facts as a new version under ``root`` and points ``current.json`` at it.
 
     Args:
-        ready: Files that hold some of the arrays already, as ``np.save`` writes them, on the same
-            file system; they are moved into the version.
+        raw: Names of the arrays to be stored without a header; whoever reads them knows their type
+            and shape from the facts.
+        ready: Those of them that a file holds already; it is moved into the version.
 
     Returns:
         The content hash: equal arrays and facts give the same hash and rewrite nothing.
@@ -60,14 +92,20 @@ def publish(
     root.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=root))
     try:
-        files = {}
+        files, lengths = {}, {}
         for name, array in arrays.items():
+            path = building / (f"{name}.raw" if name in raw else f"{name}.npy")
             if ready and name in ready:
-                os.replace(ready[name], building / f"{name}.npy")
+                os.replace(ready[name].path, path)
+                files[path.name], lengths[path.name] = ready[name].hash, ready[name].length
+                continue
+            if name in raw:
+                np.ascontiguousarray(array).tofile(path)
+                lengths[path.name] = array.nbytes
             else:
-                np.save(building / f"{name}.npy", array)
-            files[f"{name}.npy"] = file_hash(building / f"{name}.npy")
-        body = {**facts, "files": files}
+                np.save(path, array)
+            files[path.name] = file_hash(path)
+        body = {**facts, "files": files, "lengths": lengths}
         content = text_hash(json.dumps(body, sort_keys=True))
         manifest = json.dumps({"hash": content, **body}, indent=1)
         (building / "manifest.json").write_text(manifest)
@@ -79,43 +117,57 @@ def publish(
     return content
 
 
-def grow_array(old: Path, expected: str, keep: int, new: np.ndarray, to: Path) -> None:
-    """Writes the first entries of a stored array followed by new ones, as ``np.save`` would.
+def append_raw(old: RawFile, keep: int, new: np.ndarray, to: Path) -> RawFile:
+    """The first ``keep`` bytes of a stored array and a new array's after them.
 
-    The bytes go from file to file: on a large array that is a fraction of what it costs to have
-    it in memory.
+    Where all bytes are kept, ``to`` becomes a second name of the stored file and only the new bytes
+    are written, behind those of the stored version, which nobody reads there. Where some are not,
+    where others stand there already (another run's, or one's that was killed), or where the file
+    system knows no second names, the kept bytes are copied.
 
     Args:
-        old: The ``.npy`` file.
-        expected: Its content hash, from the manifest of its version.
-        keep: Entries along the first axis that are kept.
-        new: What follows them; other axes and type as stored.
-        to: Where to write.
+        old: The stored file, as its manifest describes it.
+        keep: Bytes.
+        new: What follows them.
+        to: Where the result shall lie, on the same file system.
 
     Raises:
-        InputError: the stored array is not what its manifest says, or of another shape or type.
+        InputError: the stored file is not what its manifest says, or holds fewer bytes.
     """
-    stored = np.load(old, mmap_mode="r")
-    if stored.shape[1:] != new.shape[1:] or stored.dtype != new.dtype or keep > len(stored):
+    kept = hashlib.sha256()
+    with old.path.open("rb", buffering=0) as file:
+        _read_into(kept, file, keep)
+        hasher = kept.copy()
+        _read_into(hasher, file, max(0, old.length - keep))
+    if _digits(hasher) != old.hash or keep > old.length:
         raise InputError(
-            f"{old}: {stored.dtype} {list(stored.shape)}; expected {new.dtype} of at least {keep} "
-            f"entries {list(new.shape[1:])}; materialize it anew"
+            f"{old.path}: content differs from the manifest (expected {old.hash} of "
+            f"{old.length:,} bytes, {keep:,} of them wanted); materialize it anew"
         )
-    left = keep * stored[:1].nbytes
-    with ThreadPoolExecutor(1) as beside, old.open("rb") as source, to.open("wb") as target:
-        found = beside.submit(file_hash, old)  # on the other core, while this one copies
-        facts = np.lib.format.header_data_from_array_1_0(new)
-        np.lib.format.write_array_header_1_0(
-            target, {**facts, "shape": (keep + len(new), *new.shape[1:])}
-        )
-        source.seek(old.stat().st_size - stored.nbytes)
-        while left:
-            left -= target.write(source.read(min(left, COPIED_AT_A_TIME)))
-        target.write(np.ascontiguousarray(new).data)
-    if found.result() != expected:
-        raise InputError(
-            f"{old}: content differs from the manifest (expected {expected}); materialize it anew"
-        )
+    rest = np.ascontiguousarray(new)
+    kept.update(rest.data)
+    if not (keep == old.length and _appended_in_place(old, rest, to)):
+        with old.path.open("rb") as source, to.open("wb") as target:
+            done = 0
+            while done < keep:
+                done += os.sendfile(target.fileno(), source.fileno(), done, keep - done)
+            target.seek(keep)
+            rest.tofile(target)
+    return RawFile(to, keep + rest.nbytes, _digits(kept))
+
+
+def _appended_in_place(old: RawFile, rest: np.ndarray, to: Path) -> bool:
+    """Whether the bytes were written behind the stored ones, under a second name."""
+    with old.path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+        if file.seek(0, os.SEEK_END) != old.length:
+            return False
+        try:
+            os.link(old.path, to)
+        except OSError:  # no hard links here
+            return False
+        rest.tofile(file)
+    return True
 
 
 def current_version(root: Path, what: str) -> Path:
@@ -143,10 +195,11 @@ def read_manifest(folder: Path, what: str) -> dict[str, Any]:
     body = {key: value for key, value in manifest.items() if key != "hash"}
     if text_hash(json.dumps(body, sort_keys=True)) != manifest.get("hash"):
         raise InputError(f"{path}: was edited after it was written; materialize {what} again")
+    lengths = manifest.get("lengths", {})
     for name, expected in manifest["files"].items():
         if not (folder / name).exists():
             raise InputError(f"{folder / name}: missing; materialize {what} again")
-        if file_hash(folder / name) != expected:
+        if file_hash(folder / name, lengths.get(name)) != expected:
             raise InputError(
                 f"{folder / name}: content differs from the manifest (expected {expected}); "
                 f"materialize {what} again"

@@ -4,7 +4,8 @@ Features with a per-date normalizer arrive normalized; time-series ones arrive i
 each split fits its own statistics on its own training dates. Unknown entries are NaN, never filled.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -12,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from atft_model.data.artifacts import current_version, publish, read_manifest
+from atft_model.data.artifacts import RawFile, current_version, publish, read_manifest
 from atft_model.data.normalizer import TimeSeriesStatistics, fit_time_series
 from atft_model.data.splits import Split
 from atft_model.errors import InputError
 
-FORMAT = 2
+FORMAT = 3
 """Layout version of the panel; raise it when a reader of the old layout would misread the new."""
 
 
@@ -81,6 +82,9 @@ ARRAYS = {
 }
 """Each array's type and the manifest's lists that name its axes."""
 
+RAW = ("features",)
+"""Stored without a header, so that a new date is appended to what is there."""
+
 FACTS = (
     "format", "dates", "codes", "features", "normalizers", "horizons", "sectors", "markets",
     "split", "source", "inputs", "files",
@@ -90,12 +94,12 @@ FACTS = (
 NORMALIZERS = ("cross_section", "time_series", "none")
 
 
-def write_panel(panel: Panel, root: Path, features: Path | None = None) -> str:
+def write_panel(panel: Panel, root: Path, features: RawFile | None = None) -> str:
     """Stores the panel as a new version under ``root``; returns its content hash.
 
     Args:
         features: The file under ``root`` that ``panel.features`` is memory-mapped from, where there
-            is one: it is moved into the version instead of being written again.
+            is one (``artifacts.append_raw``): it is moved into the version.
     """
     facts = {
         "format": FORMAT,
@@ -111,7 +115,33 @@ def write_panel(panel: Panel, root: Path, features: Path | None = None) -> str:
         "inputs": panel.inputs,
     }
     ready = {"features": features} if features else None
-    return publish(root, {name: getattr(panel, name) for name in ARRAYS}, facts, ready)
+    return publish(root, {name: getattr(panel, name) for name in ARRAYS}, facts, RAW, ready)
+
+
+def features_file(folder: Path, manifest: Mapping[str, Any]) -> RawFile:
+    """A version's features, as its manifest describes them."""
+    name = file_name("features")
+    return RawFile(folder / name, manifest["lengths"][name], manifest["files"][name])
+
+
+def file_name(array: str) -> str:
+    """Where a version keeps one of ``ARRAYS``."""
+    return f"{array}.raw" if array in RAW else f"{array}.npy"
+
+
+def map_features(file: RawFile, dates: int, codes: int, names: int) -> np.ndarray:
+    """float32 [dates, stocks, features], memory-mapped.
+
+    Raises:
+        InputError: the file holds another number of values.
+    """
+    shape = (dates, codes, names)
+    if file.length != 4 * math.prod(shape):
+        raise InputError(
+            f"{file.path}: {file.length:,} bytes, but the manifest names dates × codes × features "
+            f"= {list(shape)} of float32; materialize panel again"
+        )
+    return np.memmap(file.path, dtype="<f4", mode="r", shape=shape)
 
 
 def read_panel(folder: Path) -> Panel:
@@ -130,7 +160,11 @@ def read_panel(folder: Path) -> Panel:
             "materialize panel again"
         )
     _check_manifest(manifest, folder)
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+    axes = [len(manifest[axis]) for axis in ARRAYS["features"][1]]
+    arrays = {"features": map_features(features_file(folder, manifest), *axes)}
+    arrays |= {
+        name: np.load(folder / file_name(name), mmap_mode="r") for name in ARRAYS if name not in RAW
+    }
     _check_shapes(arrays, manifest, folder)
     return Panel(
         **arrays,
@@ -152,7 +186,10 @@ def _check_manifest(manifest: dict[str, Any], folder: Path) -> None:
     """Refuses a manifest that lacks a fact, names a feature twice or misses an array's file."""
     again = "materialize panel again"
     missing = [fact for fact in FACTS if fact not in manifest]
-    missing += [f"{name}.npy" for name in ARRAYS if f"{name}.npy" not in manifest.get("files", {})]
+    files = [file_name(name) for name in ARRAYS]
+    missing += [name for name in files if name not in manifest.get("files", {})]
+    missing += [f"length of {name}" for name in map(file_name, RAW)
+                if name not in manifest.get("lengths", {})]  # fmt: skip
     if missing:
         raise InputError(f"{folder}/manifest.json: no {', '.join(missing)}; {again}")
     for axis in ("dates", "codes", "features"):

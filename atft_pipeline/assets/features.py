@@ -280,7 +280,7 @@ def panel(
         prune(storage.panel, keep=set())
         context.log.info(f"panel {version}: {built.features.shape}, {metadata['split']}")
     elif array.file:
-        array.file.unlink()
+        array.file.path.unlink()
     yield from verdicts("panel", outcomes, version, metadata)
 
 

@@ -13,6 +13,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -179,9 +180,15 @@ def _extended(
     new = (keys["date"] >= since).to_numpy()
     if stored.height != (~new).sum() or computed.height != new.sum():
         return None
-    row = np.where(new, stored.height + np.cumsum(new), np.cumsum(~new)) - 1
-    # In one piece first: gathering from two takes three times as long.
-    table = pl.concat([stored, computed]).rechunk().select(pl.all().gather(pl.Series(row)))
+    # Slice after slice: gathering by row would touch the memory of all columns twice.
+    turns = np.flatnonzero(np.diff(new, prepend=True if not len(new) else not new[0]))
+    taken = {False: 0, True: 0}
+    pieces = []
+    for start, end in pairwise([*turns.tolist(), len(new)]):
+        is_new = bool(new[start])
+        pieces.append((computed if is_new else stored).slice(taken[is_new], end - start))
+        taken[is_new] += end - start
+    table = pl.concat(pieces, rechunk=True) if pieces else stored
     return table if table.select("date", "code").equals(keys.select("date", "code")) else None
 
 

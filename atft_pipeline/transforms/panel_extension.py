@@ -7,6 +7,7 @@ new date makes known, lie three weeks back.
 """
 
 import json
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from atft_model.data.artifacts import current_version, grow_array
+from atft_model.data.artifacts import RawFile, append_raw, current_version
+from atft_model.data.panel import features_file, map_features
 from atft_pipeline.transforms.features import Feature
 from atft_pipeline.transforms.incremental import (
     Plan,
@@ -39,7 +41,7 @@ class FeatureArray:
     """
 
     values: np.ndarray
-    file: Path | None
+    file: RawFile | None
     done: Plan
 
     def in_words(self, calendar: Sequence) -> str:
@@ -100,11 +102,12 @@ def build_or_extend_array(
         done = Plan(None, "the stored panel has other dates")
         return FeatureArray(feature_array(rows, calendar, codes), None, done)
     new = feature_array(rows.filter(pl.col("date") >= done.since), later, codes)
+    old = features_file(current_version(root, "panel"), manifest)
     # In a folder that the next prune removes, should this run be killed.
-    file = Path(tempfile.mkdtemp(prefix=".building-", dir=root)) / "features.npy"
-    old = current_version(root, "panel") / "features.npy"
-    grow_array(old, manifest["files"]["features.npy"], len(kept), new, file)
-    return FeatureArray(np.load(file, mmap_mode="r"), file, done)
+    file = Path(tempfile.mkdtemp(prefix=".building-", dir=root)) / old.path.name
+    kept_bytes = len(kept) * math.prod(new.shape[1:]) * new.itemsize
+    grown = append_raw(old, kept_bytes, new, file)
+    return FeatureArray(map_features(grown, len(calendar), *new.shape[1:]), grown, done)
 
 
 def _current_manifest(root: Path) -> dict[str, Any]:

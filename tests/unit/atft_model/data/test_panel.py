@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from atft_model.data.artifacts import current_version, publish
-from atft_model.data.panel import ARRAYS, Panel, check_axes, read_panel, write_panel
+from atft_model.data.panel import ARRAYS, RAW, Panel, check_axes, read_panel, write_panel
 from atft_model.errors import InputError
 
 
@@ -17,11 +17,14 @@ def panel(stored_panel) -> Panel:
     return read_panel(stored_panel[0])
 
 
-def _stored_with(panel: Panel, root: Path, **changes) -> Path:
+OF_FILES = ("hash", "files", "lengths")
+
+
+def _stored_with(panel: Panel, root: Path, raw: tuple[str, ...] = RAW, **changes) -> Path:
     """A panel whose arrays or manifest facts differ, under hashes that fit them."""
     write_panel(panel, root / "good")
     manifest = json.loads((current_version(root / "good", "panel") / "manifest.json").read_text())
-    facts = {key: value for key, value in manifest.items() if key not in ("hash", "files")}
+    facts = {key: value for key, value in manifest.items() if key not in OF_FILES}
     arrays = {name: np.asarray(getattr(panel, name)) for name in ARRAYS}
     for name, value in changes.items():
         is_array = isinstance(value, np.ndarray) or (value is None and name in ARRAYS)
@@ -30,7 +33,7 @@ def _stored_with(panel: Panel, root: Path, **changes) -> Path:
             del place[name]
         else:
             place[name] = value
-    publish(root / "bad", arrays, facts)
+    publish(root / "bad", arrays, facts, raw)
     return root / "bad"
 
 
@@ -71,15 +74,15 @@ def test_another_tensor_under_the_same_manifest_is_refused(panel, tmp_path):
     folder = current_version(tmp_path, "panel")
     features = np.array(panel.features)
     features[3, 2, 1] += 1e-3
-    np.save(folder / "features.npy", features)
-    with pytest.raises(InputError, match=r"features\.npy: content differs from the manifest"):
+    features.tofile(folder / "features.raw")
+    with pytest.raises(InputError, match=r"features\.raw: content differs from the manifest"):
         read_panel(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 1}, "panel format 1, expected 2; materialize panel again"),
+        ({"format": 1}, "panel format 1, expected 3; materialize panel again"),
         ({"inputs": None}, "no inputs; materialize panel again"),
         ({"targets": None}, r"no targets\.npy; materialize"),
         ({"features": [f"feature_{i % 5}" for i in range(6)]}, "features holds feature_0 twice"),
@@ -87,7 +90,11 @@ def test_another_tensor_under_the_same_manifest_is_refused(panel, tmp_path):
         ({"normalizers": ["cross_section"]}, "1 normalizers .cross_section. for 6 features"),
         ({"normalizers": ["magic"] * 6}, "6 normalizers .magic. for 6 features; expected one of"),
         ({"dates": ["2020-01-02", "2020-01-01"]}, "dates do not rise"),
-        ({"codes": ["S000"]}, r"float32 \[240, 40, 6\], but the manifest names dates × codes"),
+        (
+            {"codes": ["S000"]},
+            r"230,400 bytes, but the manifest names .* = \[240, 1, 6\] of float32",
+        ),
+        ({"raw": ()}, r"no features\.raw, length of features\.raw; materialize"),
         ({"horizons": [1, 5]}, r"targets\.npy: float32 \[240, 40, 4\], but the manifest"),
         ({"observed": np.ones((240, 40), np.float32)}, r"observed\.npy: float32 .* of bool"),
         ({"sector": np.zeros(3, np.int16)}, r"sector\.npy: int16 \[3\]"),

@@ -1,6 +1,7 @@
 """An extended panel has the content hash of one that is built whole; or all of it is built."""
 
 import datetime as dt
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from atft_model.data.artifacts import current_version, file_hash, grow_array
+from atft_model.data.artifacts import RawFile, append_raw, current_version, file_hash
 from atft_model.data.panel import read_panel, write_panel
 from atft_model.data.splits import SplitConfig
 from atft_model.errors import InputError
@@ -165,11 +166,11 @@ def test_a_record_of_another_version_is_not_believed(stored: Stored) -> None:
 
 
 def test_a_damaged_array_is_refused(stored: Stored) -> None:
-    array = current_version(stored.root, "panel") / "features.npy"
+    array = current_version(stored.root, "panel") / "features.raw"
     content = bytearray(array.read_bytes())
     content[-3] ^= 1
     array.write_bytes(content)
-    with pytest.raises(InputError, match=r"features\.npy: content differs from the manifest"):
+    with pytest.raises(InputError, match=r"features\.raw: content differs from the manifest"):
         stored.materialize(on(DAYS - 4))
 
 
@@ -179,18 +180,61 @@ def test_normalized_rows_of_other_prices_are_refused(stored: Stored) -> None:
         stored.materialize(tables)
 
 
-@pytest.mark.parametrize(("keep", "new"), [(7, 3), (7, 0), (0, 2), (4, 1)])
-def test_a_grown_array_is_the_file_that_numpy_writes(tmp_path: Path, keep: int, new: int) -> None:
-    values = np.random.default_rng(0).standard_normal((7 + new, 3, 2)).astype(np.float32)
-    np.save(tmp_path / "old.npy", values[:7])
-    old = tmp_path / "old.npy"
-    grow_array(old, file_hash(old), keep, values[7:], tmp_path / "new.npy")
-    np.save(tmp_path / "expected.npy", np.concatenate([values[:keep], values[7:]]))
-    assert (tmp_path / "new.npy").read_bytes() == (tmp_path / "expected.npy").read_bytes()
+VALUES = np.random.default_rng(0).standard_normal((10, 3, 2)).astype(np.float32)
+DATE = VALUES[0].nbytes
 
 
-def test_an_array_of_another_shape_is_not_grown(tmp_path: Path) -> None:
-    old = tmp_path / "old.npy"
-    np.save(old, np.zeros((4, 3)))
-    with pytest.raises(InputError, match=r"float64 \[4, 3\]; expected float32"):
-        grow_array(old, file_hash(old), 4, np.zeros((1, 3), dtype=np.float32), tmp_path / "new.npy")
+@pytest.fixture
+def seven(tmp_path: Path) -> RawFile:
+    """A stored array of seven dates."""
+    path = tmp_path / "old.raw"
+    VALUES[:7].tofile(path)
+    return RawFile(path, 7 * DATE, file_hash(path))
+
+
+def is_array(file: RawFile, expected: np.ndarray) -> bool:
+    content = file.path.read_bytes()[: file.length]
+    return content == expected.tobytes() and file.hash == file_hash(file.path, file.length)
+
+
+@pytest.mark.parametrize("new", [VALUES[7:], VALUES[:0]])
+def test_new_dates_are_written_behind_the_stored_ones(
+    tmp_path: Path, seven: RawFile, new: np.ndarray
+) -> None:
+    grown = append_raw(seven, 7 * DATE, new, tmp_path / "new.raw")
+    assert is_array(grown, np.concatenate([VALUES[:7], new]))
+    assert grown.path.samefile(seven.path)
+    assert is_array(seven, VALUES[:7]), "the stored version reads what it read"
+
+
+@pytest.mark.parametrize("keep", [0, 4])
+def test_dates_that_differ_are_not_written_over(tmp_path: Path, seven: RawFile, keep: int) -> None:
+    grown = append_raw(seven, keep * DATE, VALUES[7:], tmp_path / "new.raw")
+    assert is_array(grown, np.concatenate([VALUES[:keep], VALUES[7:]]))
+    assert not grown.path.samefile(seven.path)
+    assert seven.path.read_bytes() == VALUES[:7].tobytes()
+
+
+def test_what_another_run_appended_stays(tmp_path: Path, seven: RawFile) -> None:
+    """Whether it was published or killed: both stored versions keep their bytes."""
+    first = append_raw(seven, 7 * DATE, VALUES[7:9], tmp_path / "first.raw")
+    second = append_raw(seven, 7 * DATE, VALUES[8:], tmp_path / "second.raw")
+    assert is_array(first, VALUES[:9])
+    assert is_array(second, np.concatenate([VALUES[:7], VALUES[8:]]))
+
+
+def test_without_hard_links_the_bytes_are_copied(
+    tmp_path: Path, seven: RawFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_) -> None:
+        raise PermissionError("no second names here")
+
+    monkeypatch.setattr(os, "link", refused)
+    grown = append_raw(seven, 7 * DATE, VALUES[7:], tmp_path / "new.raw")
+    assert is_array(grown, VALUES)
+    assert not grown.path.samefile(seven.path)
+
+
+def test_more_bytes_than_are_stored_are_not_kept(tmp_path: Path, seven: RawFile) -> None:
+    with pytest.raises(InputError, match="192 of them wanted"):
+        append_raw(seven, 8 * DATE, VALUES[8:], tmp_path / "new.raw")
