@@ -22,7 +22,7 @@ from atft_pipeline.transforms import indicators, liquidity, returns
 from atft_pipeline.transforms import market as mkt
 from atft_pipeline.transforms import sector as sec
 from atft_pipeline.transforms.features import Feature, Group, Normalizer, Step
-from atft_pipeline.transforms.windows import BAR
+from atft_pipeline.transforms.windows import BAR, window_max, window_mean, window_min
 
 CLOSES = ("prices.close",)
 RANGE = ("prices.high", "prices.low", "prices.close")
@@ -45,6 +45,13 @@ RETURN = pl.col("return_1d")
 LEVEL = pl.col("level")
 MEMBERS = pl.col("members")
 MARKET_RETURN = pl.col("market_return_1d")
+MEANS = {bars: Step(f"mean_{bars}", window_mean(CLOSE, bars)) for bars in (5, 20, 60)}
+STD_20 = Step("std_20", indicators.band_std(CLOSE))
+GAP = indicators.average_gap(MEANS[5].column, MEANS[20].column)
+LEVEL_GAP = indicators.average_gap(window_mean(LEVEL, 5), window_mean(LEVEL, 20))
+LEVEL_BANDS = (indicators.band_mean(LEVEL), indicators.band_std(LEVEL))
+LOWEST_14 = Step("lowest_14", window_min(LOW, 14))
+HIGHEST_14 = Step("highest_14", window_max(HIGH, 14))
 BETA = Step("beta", mkt.beta(RETURN, MARKET_RETURN))
 
 
@@ -54,7 +61,7 @@ def _recursive(name: str, average: pl.Expr) -> Step:
 
 
 MACD = _recursive("macd", indicators.macd(CLOSE))
-MACD_SIGNAL = _recursive("macd_signal", indicators.macd_signal(CLOSE))
+MACD_SIGNAL = _recursive("macd_signal", indicators.macd_signal(MACD.column))
 
 
 def build_registry(*parts: Iterable[Feature]) -> tuple[Feature, ...]:
@@ -163,7 +170,8 @@ def _price_to_average(bars: int) -> Feature:
         f"price_to_sma{bars}",
         f"close[t] / mean(close over {bars} bars) - 1",
         bars,
-        indicators.price_to_average(CLOSE, bars),
+        indicators.price_to_average(CLOSE, MEANS[bars].column),
+        reads=(MEANS[bars],),
     )
 
 
@@ -305,20 +313,23 @@ CORE: tuple[Feature, ...] = (
         "ma_gap_5_20",
         "mean(close over 5 bars) / mean(close over 20 bars) - 1",
         20,
-        indicators.average_gap(CLOSE, 5, 20),
+        GAP,
+        reads=(MEANS[5], MEANS[20]),
     ),
     _price_to_average(20),
     _price(
         "bb_position",
         "Bollinger %b: (close - (m - 2s)) / 4s, mean m and population std s of close over 20 bars",
         20,
-        indicators.bollinger_position(CLOSE),
+        indicators.bollinger_position(CLOSE, MEANS[20].column, STD_20.column),
+        reads=(MEANS[20], STD_20),
     ),
     _price(
         "bb_width",
         "Bollinger BandWidth: 4s / m, mean m and population std s of close over 20 bars",
         20,
-        indicators.bollinger_width(CLOSE),
+        indicators.bollinger_width(MEANS[20].column, STD_20.column),
+        reads=(MEANS[20], STD_20),
     ),
     _volume_ratio(5),
     _volume_ratio(20),
@@ -338,7 +349,7 @@ CORE: tuple[Feature, ...] = (
         "mkt_gap_5_20",
         "mean(M over 5 days) / mean(M over 20 days) - 1",
         20,
-        indicators.average_gap(LEVEL, 5, 20),
+        LEVEL_GAP,
     ),
     _market(
         "mkt_vol_20d",
@@ -410,8 +421,9 @@ CORE: tuple[Feature, ...] = (
         "trend_align_mkt",
         "1 where ma_gap_5_20 and mkt_gap_5_20 have the same sign, else 0",
         20,
-        mkt.trend_alignment(indicators.average_gap(CLOSE, 5, 20), pl.col("market_gap_5_20")),
+        mkt.trend_alignment(GAP, pl.col("market_gap_5_20")),
         "none",
+        reads=(MEANS[5], MEANS[20]),
     ),
     _sector("sec_mom_20", "S[t] / S[t-20] - 1", 21, returns.simple_return(LEVEL, 20)),
     _sector("sec_ret_5d_eq", "S[t] / S[t-5] - 1", 6, returns.simple_return(LEVEL, 5)),
@@ -427,7 +439,7 @@ CORE: tuple[Feature, ...] = (
         "sec_gap_5_20",
         "mean(S over 5 days) / mean(S over 20 days) - 1",
         20,
-        indicators.average_gap(LEVEL, 5, 20),
+        LEVEL_GAP,
     ),
     _net_z("foreign", FOREIGN),
     _net_z("individual", INDIVIDUAL),
@@ -532,13 +544,13 @@ EXTRA: tuple[Feature, ...] = (
         "mkt_bb_bw",
         "Bollinger BandWidth of M over 20 days, as bb_width",
         20,
-        indicators.bollinger_width(LEVEL),
+        indicators.bollinger_width(*LEVEL_BANDS),
     ),
     _market(
         "mkt_bb_pct_b",
         "Bollinger %b of M over 20 days, as bb_position",
         20,
-        indicators.bollinger_position(LEVEL),
+        indicators.bollinger_position(LEVEL, *LEVEL_BANDS),
     ),
     _market_return(10),
     _market_return(20),
@@ -569,7 +581,8 @@ EXTRA: tuple[Feature, ...] = (
         "stoch_k",
         "100 (close - min low) / (max high - min low) over 14 bars",
         14,
-        indicators.stochastic_k(HIGH, LOW, CLOSE, 14),
+        indicators.stochastic_k(CLOSE, LOWEST_14.column, HIGHEST_14.column),
+        reads=(LOWEST_14, HIGHEST_14),
         needs=RANGE,
     ),
     _relative(

@@ -3,7 +3,7 @@
 """
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -35,8 +35,8 @@ class Step:
 
     Attributes:
         name: Column name.
-        expression: As a stock feature's. A recursive one is applied to each stock's bars by
-            themselves, and reads no ``bar``.
+        expression: As a stock feature's; it may read steps of its own kind. A recursive one is
+            applied to each stock's bars by themselves, and reads no ``bar``.
         recursive: Whether a value reads all bars before it. Such a step goes over the whole history
             even where only the last dates are wanted, which for a few averages costs less than
             keeping what they were.
@@ -149,15 +149,15 @@ def compute_features(
     """
     _refuse_duplicates("listings", listings, ["code"])
     _refuse_absent(features, {"statements": statements, "investor_flows": flows})
-    bars = _stock_bars(prices, listings)
-    calendar = bars["date"].unique().sort()
     steps = _steps(features)
     read = _columns_read(features, steps)
+    bars = _stock_bars(prices, listings)
+    dated = statements is not None or flows is not None
+    calendar = prices["date"].unique().sort() if dated else pl.Series(dtype=pl.Date)
     market = market_series(bars, indices) if "market" in read else None
     sectors = sector_series(bars) if "sector" in read else None
-    bars = bars.with_columns(
-        step.expression.over("code").alias(step.name) for step in steps if step.recursive
-    )
+    for batch in _batches([step for step in steps if step.recursive]):
+        bars = bars.with_columns(step.expression.over("stock").alias(step.name) for step in batch)
     if since is not None:
         bars = _last_bars(bars, since, _reach(features))
     by_scope: dict[Scope, pl.DataFrame] = {}
@@ -178,9 +178,8 @@ def compute_features(
         sections = investor_flows.section_series(flows, calendar, since)
         values, newest = _of_flows(bars, sections, features)
         by_scope["section"], bars = values, bars.hstack(newest)
-    bars = bars.with_columns(
-        step.expression.alias(step.name) for step in steps if not step.recursive
-    )
+    for batch in _batches([step for step in steps if not step.recursive]):
+        bars = bars.with_columns(step.expression.alias(step.name) for step in batch)
     by_scope["stock"] = _evaluate(bars, features, "stock")
     columns = [by_scope[feature.scope][feature.name] for feature in features]
     table = bars.select("date", "code").hstack(columns)
@@ -199,6 +198,18 @@ def _steps(features: Iterable[Feature]) -> list[Step]:
                     "rename one"
                 )
     return list(steps.values())
+
+
+def _batches(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """Steps that read none of the others, then those that read only these, and so on."""
+    left = list(steps)
+    while left:
+        names = {step.name for step in left}
+        ready = [step for step in left if names.isdisjoint(step.expression.meta.root_names())]
+        if not ready:
+            raise ValueError(f"steps {', '.join(sorted(names))} read each other; let one be first")
+        yield ready
+        left = [step for step in left if step not in ready]
 
 
 def _columns_read(features: Iterable[Feature], steps: Iterable[Step]) -> set[str]:
@@ -289,33 +300,33 @@ def _refuse_duplicates(table: str, frame: pl.DataFrame, key: list[str]) -> None:
 
 
 def _stock_bars(prices: pl.DataFrame, listings: pl.DataFrame) -> pl.DataFrame:
-    """Prices sorted by (code, date) with ``bar``, ``return_1d`` and the listing's columns."""
+    """Prices sorted by (code, date) with ``stock`` (the code's number from 0), ``bar``,
+    ``return_1d`` and the listing's columns."""
     bars = prices.select(BAR_COLUMNS)
-    if not _rises(bars):
-        bars = bars.sort("code", "date")
-        if not _rises(bars):
-            _refuse_duplicates("prices", bars, ["date", "code"])
     first = _first_of_code(bars["code"])
+    if not _rises(bars, first):
+        bars = bars.sort("code", "date")
+        first = _first_of_code(bars["code"])
+        if not _rises(bars, first):
+            _refuse_duplicates("prices", bars, ["date", "code"])
     columns = [name for name in LISTING_COLUMNS if name in listings.columns]
     listed = (
         bars.select("code")
         .filter(pl.Series(first))
         .join(listings.select("code", *columns), on="code", how="left", maintain_order="left")
     )
-    stock = pl.Series(np.cumsum(first) - 1)
+    # Sorted numbers are put into groups faster than codes.
+    stock = pl.Series("stock", np.cumsum(first, dtype=np.uint32) - np.uint32(1)).set_sorted()
     return bars.with_columns(
-        bar_numbers(first), *(listed[name].gather(stock) for name in columns)
+        stock, bar_numbers(first), *(listed[name].gather(stock) for name in columns)
     ).with_columns(return_1d=simple_return(pl.col("close"), 1))
 
 
-def _rises(bars: pl.DataFrame) -> bool:
+def _rises(bars: pl.DataFrame, first: Bool[np.ndarray, " rows"]) -> bool:
     """Whether the rows are sorted by (code, date) and no key stands twice."""
-    before = bars.select(pl.col("date", "code").shift(1).name.suffix("_before"))
-    code, date = pl.col("code"), pl.col("date")
-    later = (code > pl.col("code_before")) | (
-        (code == pl.col("code_before")) & (date > pl.col("date_before"))
-    )
-    return bool(bars.select("date", "code").hstack(before).select(later.all()).item())
+    later = (bars["date"] > bars["date"].shift(1)).fill_null(True) | pl.Series(first)
+    codes = bars["code"].filter(pl.Series(first))
+    return bool(later.all()) and bool((codes > codes.shift(1)).all())
 
 
 def _first_of_code(code: pl.Series) -> Bool[np.ndarray, " rows"]:

@@ -11,7 +11,7 @@ expressions here that read one series and no ``bar``: what applies them goes ove
 import polars as pl
 
 from atft_pipeline.transforms.returns import ratio
-from atft_pipeline.transforms.windows import window_max, window_mean, window_min, window_std
+from atft_pipeline.transforms.windows import window_mean, window_std
 
 BAND_BARS = 20
 BAND_WIDTH = 2.0
@@ -23,31 +23,39 @@ def exponential_average(value: pl.Expr, span: int) -> pl.Expr:
     return value.ewm_mean(span=span, adjust=False, min_samples=span)
 
 
-def price_to_average(price: pl.Expr, bars: int) -> pl.Expr:
-    """``price / mean(price over bars) - 1``."""
-    return ratio(price, window_mean(price, bars)) - 1.0
+def price_to_average(price: pl.Expr, average: pl.Expr) -> pl.Expr:
+    """``price / average - 1``."""
+    return ratio(price, average) - 1.0
 
 
-def average_gap(price: pl.Expr, fast: int, slow: int) -> pl.Expr:
-    """``mean(price over fast) / mean(price over slow) - 1``, simple averages."""
-    return ratio(window_mean(price, fast), window_mean(price, slow)) - 1.0
+def average_gap(fast: pl.Expr, slow: pl.Expr) -> pl.Expr:
+    """``fast / slow - 1`` of two averages of one price."""
+    return ratio(fast, slow) - 1.0
 
 
-def bollinger_position(price: pl.Expr) -> pl.Expr:
+def band_mean(price: pl.Expr) -> pl.Expr:
+    """The middle of Bollinger's bands."""
+    return window_mean(price, BAND_BARS)
+
+
+def band_std(price: pl.Expr) -> pl.Expr:
+    """The population standard deviation around it: a band is two of them away from it."""
+    return window_std(price, BAND_BARS, ddof=0)
+
+
+def bollinger_position(price: pl.Expr, mean: pl.Expr, std: pl.Expr) -> pl.Expr:
     """Bollinger's %b: 0 on the lower band, 1 on the upper, not bounded by them.
 
-    ``(price - (m - 2s)) / 4s`` with the mean ``m`` and population standard deviation ``s`` of 20
-    bars. Bollinger, "Bollinger on Bollinger Bands" (2001). Null where the 20 prices are equal.
+    ``(price - (m - 2s)) / 4s`` with :func:`band_mean` and :func:`band_std` of 20 bars. Bollinger,
+    "Bollinger on Bollinger Bands" (2001). Null where the 20 prices are equal.
     """
-    mean = window_mean(price, BAND_BARS)
-    half = BAND_WIDTH * window_std(price, BAND_BARS, ddof=0)
+    half = BAND_WIDTH * std
     return ratio(price - mean + half, 2.0 * half, floor=mean * 1e-9)
 
 
-def bollinger_width(price: pl.Expr) -> pl.Expr:
-    """Bollinger's BandWidth: ``4s / m`` of 20 bars (population standard deviation)."""
-    std = window_std(price, BAND_BARS, ddof=0)
-    return ratio(2.0 * BAND_WIDTH * std, window_mean(price, BAND_BARS))
+def bollinger_width(mean: pl.Expr, std: pl.Expr) -> pl.Expr:
+    """Bollinger's BandWidth: ``4s / m`` of 20 bars."""
+    return ratio(2.0 * BAND_WIDTH * std, mean)
 
 
 def average_gain(price: pl.Expr, bars: int) -> pl.Expr:
@@ -78,9 +86,9 @@ def macd(price: pl.Expr) -> pl.Expr:
     return exponential_average(price, 12) - exponential_average(price, 26)
 
 
-def macd_signal(price: pl.Expr) -> pl.Expr:
+def macd_signal(line: pl.Expr) -> pl.Expr:
     """EMA9 of the macd, started on the first one, bar 26; from bar 34 on."""
-    return exponential_average(macd(price), 9)
+    return exponential_average(line, 9)
 
 
 def macd_histogram(line: pl.Expr, signal: pl.Expr, price: pl.Expr) -> pl.Expr:
@@ -92,11 +100,10 @@ def macd_histogram(line: pl.Expr, signal: pl.Expr, price: pl.Expr) -> pl.Expr:
     return ratio(line - signal, price)
 
 
-def stochastic_k(high: pl.Expr, low: pl.Expr, close: pl.Expr, bars: int) -> pl.Expr:
-    """Lane's fast %K in 0..100: where the close lies in the range of the last ``bars`` bars.
+def stochastic_k(close: pl.Expr, lowest: pl.Expr, highest: pl.Expr) -> pl.Expr:
+    """Lane's fast %K in 0..100: where the close lies in the range of the last bars.
 
     Lane, "Lane's Stochastics", Technical Analysis of Stocks & Commodities 2(3) (1984). Null where
     the range is zero.
     """
-    lowest = window_min(low, bars)
-    return 100.0 * ratio(close - lowest, window_max(high, bars) - lowest)
+    return 100.0 * ratio(close - lowest, highest - lowest)

@@ -65,7 +65,7 @@ def market_series(bars: pl.DataFrame, indices: pl.DataFrame) -> pl.DataFrame:
         "level",
         own_return.alias("return_1d"),
         return_5d=simple_return(level, 5),
-        gap_5_20=average_gap(level, 5, 20),
+        gap_5_20=average_gap(window_mean(level, 5), window_mean(level, 20)),
     )
 
 

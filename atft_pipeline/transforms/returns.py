@@ -6,6 +6,7 @@ go through :func:`ratio`. Moving averages and oscillators belong in ``indicators
 """
 
 import math
+from collections.abc import Sequence
 
 import polars as pl
 
@@ -13,8 +14,19 @@ from atft_pipeline.transforms.windows import ago, window_mean, window_std
 
 
 def ratio(numerator: pl.Expr, denominator: pl.Expr, floor: float | pl.Expr = 0.0) -> pl.Expr:
-    """``numerator / denominator``, null where the denominator's size is ``floor`` or less."""
-    return pl.when(denominator.abs() > floor).then(numerator / denominator)
+    """``numerator / denominator``, null where the denominator's size is ``floor`` or less.
+
+    Written as a function of columns because Polars works out what stands twice in an expression
+    twice, and denominators are window statistics.
+    """
+    least = floor if isinstance(floor, pl.Expr) else pl.lit(floor)
+    return pl.map_batches([numerator, denominator, least], _ratio, return_dtype=pl.Float64)
+
+
+def _ratio(columns: Sequence[pl.Series]) -> pl.Series:
+    numerator, denominator, floor = columns
+    guarded = pl.when(denominator.abs() > floor).then(numerator / denominator)
+    return pl.select(guarded.alias(numerator.name)).to_series()
 
 
 def simple_return(price: pl.Expr, bars: int) -> pl.Expr:

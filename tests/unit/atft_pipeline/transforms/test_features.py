@@ -12,7 +12,7 @@ import pytest
 
 from atft_model.errors import InputError
 from atft_pipeline.feature_registry import REGISTRY as CONTRACT
-from atft_pipeline.transforms.features import Feature, compute_features
+from atft_pipeline.transforms.features import Feature, Step, compute_features
 
 REGISTRY = [
     feature
@@ -494,3 +494,29 @@ def test_duplicate_keys_are_refused() -> None:
         compute_features(pl.concat([MARKET, MARKET[:1]]), LISTINGS, NO_INDEX, REGISTRY)
     with pytest.raises(InputError, match=r"^listings: 2 rows share their \(code\).*S03"):
         compute_features(MARKET, pl.concat([LISTINGS, LISTINGS[3:4]]), NO_INDEX, REGISTRY)
+
+
+def _reading(*steps: Step) -> Feature:
+    return Feature("x", "x", "price", "stock", (), 1, "none", steps[0].column, steps)
+
+
+def test_a_step_may_read_one_that_stands_after_it() -> None:
+    twice = Step("twice", 2.0 * pl.col("close"))
+    more = Step("more", twice.column + 1.0)
+    prices, listings = _market()
+    table = compute_features(prices, listings, _index(1), [_reading(more, twice)])
+    close = prices.sort("code", "date")["close"]
+    assert table["x"].to_list() == (2.0 * close + 1.0).cast(pl.Float32).to_list()
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ((Step("a", pl.col("b") + 1), Step("b", pl.col("a") + 1)), "steps a, b read each other"),
+        ((Step("a", pl.col("close")), Step("a", pl.col("open"))), "its step 'a' is another one"),
+    ],
+)
+def test_steps_that_cannot_be_worked_out_are_refused(steps: tuple[Step, ...], message: str) -> None:
+    prices, listings = _market()
+    with pytest.raises(ValueError, match=message):
+        compute_features(prices, listings, _index(1), [_reading(*steps)])

@@ -6,13 +6,17 @@ import pytest
 from atft_pipeline.transforms.indicators import (
     average_gain,
     average_loss,
+    band_mean,
+    band_std,
     bollinger_position,
     exponential_average,
     relative_strength_index,
     stochastic_k,
 )
+from atft_pipeline.transforms.windows import window_max, window_min
 
 PRICE = pl.col("price")
+POSITION = bollinger_position(PRICE, band_mean(PRICE), band_std(PRICE))
 
 
 def _apply(expression: pl.Expr, price: list[float]) -> list[float | None]:
@@ -40,11 +44,14 @@ def test_rsi_by_hand() -> None:
 
 def test_bands_and_ranges_of_a_still_price_are_null() -> None:
     still = [7.0] * 25
-    assert _apply(bollinger_position(PRICE), still) == [None] * 25
-    assert _apply(stochastic_k(PRICE, PRICE, PRICE, 14), still) == [None] * 25
+    assert _apply(POSITION, still) == [None] * 25
+    assert (
+        _apply(stochastic_k(PRICE, window_min(PRICE, 14), window_max(PRICE, 14)), still)
+        == [None] * 25
+    )
 
 
 def test_bands_after_a_large_price_are_not_its_rounding() -> None:
     """A window that the large price has left is as still as if it had never been."""
-    values = _apply(bollinger_position(PRICE), [1e9] + [0.1] * 30)
+    values = _apply(POSITION, [1e9] + [0.1] * 30)
     assert values[20:] == [None] * 11
