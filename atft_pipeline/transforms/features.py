@@ -3,7 +3,7 @@
 """
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -151,7 +151,9 @@ def compute_features(
     _refuse_absent(features, {"statements": statements, "investor_flows": flows})
     steps = _steps(features)
     read = _columns_read(features, steps)
-    bars = _stock_bars(prices, listings)
+    listed = {"market"} if flows is not None else set()
+    listed |= {"shares_outstanding"} if statements is not None else set()
+    bars = _stock_bars(prices, listings, read | listed)
     dated = statements is not None or flows is not None
     calendar = prices["date"].unique().sort() if dated else pl.Series(dtype=pl.Date)
     market = market_series(bars, indices) if "market" in read else None
@@ -299,9 +301,9 @@ def _refuse_duplicates(table: str, frame: pl.DataFrame, key: list[str]) -> None:
         )
 
 
-def _stock_bars(prices: pl.DataFrame, listings: pl.DataFrame) -> pl.DataFrame:
+def _stock_bars(prices: pl.DataFrame, listings: pl.DataFrame, read: Set[str]) -> pl.DataFrame:
     """Prices sorted by (code, date) with ``stock`` (the code's number from 0), ``bar``,
-    ``return_1d`` and the listing's columns."""
+    ``return_1d`` and those of the listing's columns that are read."""
     bars = prices.select(BAR_COLUMNS)
     first = _first_of_code(bars["code"])
     if not _rises(bars, first):
@@ -309,7 +311,7 @@ def _stock_bars(prices: pl.DataFrame, listings: pl.DataFrame) -> pl.DataFrame:
         first = _first_of_code(bars["code"])
         if not _rises(bars, first):
             _refuse_duplicates("prices", bars, ["date", "code"])
-    columns = [name for name in LISTING_COLUMNS if name in listings.columns]
+    columns = [name for name in LISTING_COLUMNS if name in listings.columns and name in read]
     listed = (
         bars.select("code")
         .filter(pl.Series(first))
@@ -345,7 +347,13 @@ def _evaluate(series: pl.DataFrame, features: Sequence[Feature], scope: Scope) -
         for feature in features
         if feature.scope == scope
     )
-    return values.select(pl.when(pl.all().is_finite()).then(pl.all()))
+    return pl.DataFrame([_finite(column) for column in values])
+
+
+def _finite(column: pl.Series) -> pl.Series:
+    """Null where a value is not finite; the column itself where all are."""
+    finite = column.is_finite()
+    return column if finite.all() else pl.select(pl.when(finite).then(column)).to_series()
 
 
 def _positions(bars: pl.DataFrame, series: pl.DataFrame, key: list[str]) -> pl.Series:

@@ -25,8 +25,9 @@ def ratio(numerator: pl.Expr, denominator: pl.Expr, floor: float | pl.Expr = 0.0
 
 def _ratio(columns: Sequence[pl.Series]) -> pl.Series:
     numerator, denominator, floor = columns
-    guarded = pl.when(denominator.abs() > floor).then(numerator / denominator)
-    return pl.select(guarded.alias(numerator.name)).to_series()
+    quotient = numerator / denominator
+    small = pl.select((denominator <= floor) & (denominator >= -floor)).to_series()
+    return pl.select(pl.when(~small).then(quotient)).to_series() if small.any() else quotient
 
 
 def simple_return(price: pl.Expr, bars: int) -> pl.Expr:
