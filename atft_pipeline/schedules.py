@@ -12,9 +12,10 @@ EXCHANGE = exchange()
 daily_update = dg.define_asset_job(
     "daily_update",
     selection=dg.AssetSelection.groups("raw", "core", "features", "graph")
-    | dg.AssetSelection.assets("latest_scores"),
+    | dg.AssetSelection.assets("latest_scores", "realized_scores"),
     description="Syncs raw tables, brings everything up to the panel and the stock graph up to "
-                "date and scores the newest day; drift is a check of normalized_features.",
+                "date, scores the newest day and judges past scores whose returns are known by "
+                "now; drift is a check of normalized_features.",
 )  # fmt: skip
 
 retrain = dg.define_asset_job(

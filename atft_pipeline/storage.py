@@ -20,7 +20,9 @@ from atft_pipeline.resources import Market, data_folder
 from atft_pipeline.schemas import layout_fault
 from atft_pipeline.sources.lock import exclusive
 
-PARTITIONED = ("rolling_model", "rolling_baselines")
+PAST_SCORES = "past_scores"
+"""Every score that was ever handed out, a file per date and run."""
+PARTITIONED = ("rolling_model", "rolling_baselines", PAST_SCORES)
 """Tables with one file per partition, in a folder of their name; one view each."""
 
 POINTERS = {"trained_model": "current.json", "accepted_model": "accepted.json"}

@@ -63,6 +63,8 @@ from atft_pipeline.transforms.market_facts import market_facts, on_panel
 
 CONTROL_SCORES = "random_graph_predictions"
 """Table of the test dates' scores by the same checkpoint with a random graph."""
+TEST_SCORES = "test_scores"
+"""In a run's folder: its scores of test dates, by which a later run is compared with it."""
 RANDOM = "random"
 SKILL = ("sharpe_above_threshold", "sharpe_significant", "rank_ic_positive",
          "rank_ic_above_baselines")  # fmt: skip
@@ -230,7 +232,8 @@ def evaluation(
     }
     for name, frame in beside.items():
         storage.write_table(name, frame)
-    keep_results(folder, {"evaluation": table, **beside})
+    kept = {"evaluation": table, **beside, TEST_SCORES: test_scores(predictions)}
+    keep_results(folder, kept)
     outcomes = [*integrity, *skill_outcomes(done.results, gates)]
     write_verdicts(folder, "evaluation", outcomes, SKILL, found)
     report = write_report(context, storage, record, part, done, outcomes, folder)
@@ -264,6 +267,15 @@ def result_metadata(results: Sequence[ScorerResult], report: Path) -> dict[str, 
     }  # fmt: skip
     return {key: value for key, value in metadata.items()
             if not isinstance(value, float) or np.isfinite(value)}  # fmt: skip
+
+
+def test_scores(predictions: pl.DataFrame) -> pl.DataFrame:
+    """The model's scores of test dates at the headline horizon, with the hash of its weights."""
+    return predictions.filter(
+        pl.col("part") == "test",
+        pl.col("scorer") == MODEL,
+        pl.col("horizon") == HEADLINE_HORIZON,
+    ).select("date", "code", "score", "checkpoint_hash")
 
 
 def keep_results(folder: Path, tables: Mapping[str, pl.DataFrame]) -> None:
