@@ -5,6 +5,7 @@ Everything hangs under ``<data dir>/<data set>/``: ``<table>.parquet``, ``panel/
 """
 
 import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -232,9 +233,14 @@ def not_materialized(asset: str, wanted_by: str) -> InputError:
 
 def table_metadata(frame: pl.DataFrame) -> dict[str, Any]:
     """Row count and column types, as Dagster shows them."""
-    columns = [dg.TableColumn(name, str(dtype)) for name, dtype in frame.schema.items()]
+    return row_metadata(frame.height, frame.schema)
+
+
+def row_metadata(rows: int, types: Mapping[str, pl.DataType | type[pl.DataType]]) -> dict[str, Any]:
+    """The same of what is no table: how many rows it would have, and what one would hold."""
+    columns = [dg.TableColumn(name, str(dtype)) for name, dtype in types.items()]
     return {
-        "dagster/row_count": frame.height,
+        "dagster/row_count": rows,
         "dagster/column_schema": dg.TableSchema(columns=columns),
     }
 

@@ -1,0 +1,182 @@
+"""Past scores through the assets: kept as made, joined with what followed, judged."""
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import polars as pl
+import pytest
+from scipy.stats import spearmanr
+
+from atft_pipeline.__main__ import exit_code
+from atft_pipeline.assets.realized import keep_past_scores
+from atft_pipeline.resources import Market
+from atft_pipeline.storage import Storage
+
+DATES = 50
+MADE_AT = dt.datetime(2026, 1, 5, 19, tzinfo=dt.UTC)
+
+
+@pytest.fixture
+def storage(whole_copy, monkeypatch) -> Storage:
+    monkeypatch.setenv("ATFT_DATA_DIR", str(whole_copy))
+    return Storage(market=Market())
+
+
+@pytest.fixture
+def folder(storage) -> Path:
+    return storage.models / json.loads((storage.models / "accepted.json").read_text())["hash"]
+
+
+@pytest.fixture
+def days(storage, folder) -> list[dt.date]:
+    """Test dates, each scored as if the day had just ended, in the order of time."""
+    wide = (
+        pl.read_parquet(storage.table_path("predictions"))
+        .filter(pl.col("part") == "test")
+        .pivot("horizon", index=["date", "code"], values="score")
+    )
+    like = pl.read_parquet(storage.table_path("latest_scores"))
+    varying = ("score", "rank", "date", "code")
+    constant = {name: like[name][0] for name in like.columns if not name.startswith(varying)}
+    chosen = wide["date"].unique().sort().to_list()[-DATES - 6 :]
+    for number, day in enumerate(chosen[:DATES]):
+        scores = wide.filter(pl.col("date") == day).select(
+            "date", "code",
+            *(expr for h in (1, 5, 10, 20) for expr in (
+                pl.col(str(h)).alias(f"score_{h}d"),
+                pl.col(str(h)).rank("min", descending=True).cast(pl.Int32).alias(f"rank_{h}d"),
+            )),
+            **{name: pl.lit(value) for name, value in constant.items()},
+        ).select(like.columns)  # fmt: skip
+        said = keep_past_scores(storage, folder, scores, MADE_AT + dt.timedelta(days=number))
+        assert said.startswith(f"{day} by {folder.name}, ")
+    return chosen[:DATES]
+
+
+def said(result, check: str) -> tuple[bool, str]:
+    for found in result.get_asset_check_evaluations():
+        if found.check_name == check:
+            return found.passed, str(found.metadata["figure"].value)
+    raise AssertionError(f"{check} was not evaluated")
+
+
+def judge(run, storage: Storage, **config: Any):
+    return run("key:realized_scores", storage.root.parent, realized_scores=config)
+
+
+def followed(storage: Storage) -> dict[tuple[dt.date, str], float]:
+    """Five-day returns from close to close, by looking each price up."""
+    prices = pl.read_parquet(storage.table_path("prices")).select("date", "code", "close")
+    close = {(day, code): value for day, code, value in prices.iter_rows()}
+    calendar = prices["date"].unique().sort().to_list()
+    found = {}
+    for place, day in enumerate(calendar[:-6]):
+        enter, leave = calendar[place + 1], calendar[place + 6]
+        for code in prices["code"].unique():
+            if (enter, code) in close and (leave, code) in close:
+                found[day, code] = close[leave, code] / close[enter, code] - 1
+    return found
+
+
+def test_past_scores_get_the_rank_ic_of_the_returns_that_followed(storage, days, run):
+    result = judge(run, storage)
+    assert exit_code(result) == 0
+    returns = followed(storage)
+    past = pl.read_parquet(storage.root / "past_scores" / "*.parquet")
+    expected = {}
+    for day in days:
+        mine = past.filter(pl.col("date") == day).select("code", "score_5d").rows()
+        pairs = [(score, returns[day, code]) for code, score in mine if (day, code) in returns]
+        if len(pairs) >= 30:
+            expected[day] = spearmanr(*zip(*pairs, strict=True)).statistic
+    with duckdb.connect(str(storage.root / "atft.duckdb"), read_only=True) as connection:
+        rows = connection.sql(
+            "SELECT date, rank_ic FROM realized_scores WHERE horizon = 5 AND rank_ic IS NOT NULL "
+            "AND counts ORDER BY date"
+        ).fetchall()
+    judged = dict(rows)
+    assert len(expected) >= DATES - 1
+    assert set(judged) == set(expected)
+    np.testing.assert_allclose([judged[d] for d in expected], list(expected.values()), atol=1e-12)
+    passed, figure = said(result, "realized_rank_ic_as_evaluated")
+    assert passed  # the same scores were evaluated
+    assert f"on {len(expected)} dates, evaluated " in figure
+    (event,) = result.get_asset_materialization_events()
+    assert event.materialization.metadata["dates"].value == len(expected)
+    assert "rolling_rank_ic_5d" in event.materialization.metadata
+
+
+def test_the_same_date_and_run_again_changes_nothing(storage, folder, days):
+    before = {path: path.read_bytes() for path in storage.root.glob("past_scores*/*.parquet")}
+    made = storage.table_path("past_scores_made").read_bytes()
+    again = pl.read_parquet(storage.part_path("past_scores", f"{days[3]}_{folder.name}"))
+    other = again.drop("made_at").with_columns(pl.col("^score_.*$") * -1.0)
+    said = keep_past_scores(storage, folder, other, MADE_AT)
+    assert said == f"{days[3]} by {folder.name} stays as it was first made"
+    assert {path: path.read_bytes() for path in before} == before
+    assert storage.table_path("past_scores_made").read_bytes() == made
+
+
+def test_a_scoring_whose_record_was_not_written_is_recorded_as_it_lies_there(storage, folder, days):
+    made = pl.read_parquet(storage.table_path("past_scores_made"))
+    lost = pl.col("date") == days[3]
+    storage.write_table("past_scores_made", made.filter(~lost))
+    part = pl.read_parquet(storage.part_path("past_scores", f"{days[3]}_{folder.name}"))
+    other = part.drop("made_at").with_columns(pl.col("^score_.*$") * -1.0)
+    keep_past_scores(storage, folder, other, MADE_AT)
+    again = pl.read_parquet(storage.table_path("past_scores_made"))
+    assert again.sort("date").equals(made.sort("date"))
+
+
+@pytest.mark.parametrize("fault", ["edited", "deleted"])
+def test_past_scores_that_were_touched_stop_the_table(storage, folder, days, run, fault):
+    judge(run, storage)
+    good = storage.table_path("realized_scores").read_bytes()
+    path = storage.part_path("past_scores", f"{days[3]}_{folder.name}")
+    part = pl.read_parquet(path)
+    path.unlink()
+    if fault == "edited":
+        part.with_columns(pl.col("score_5d") * 1.01).write_parquet(path)
+    result = judge(run, storage)
+    passed, figure = said(result, "past_scores_unchanged")
+    assert not passed
+    state = "was changed" if fault == "edited" else "is missing"
+    assert figure == f"{days[3]} by {folder.name} {state}"
+    assert exit_code(result) == 1
+    assert storage.table_path("realized_scores").read_bytes() == good
+
+
+def test_scores_that_turned_bad_warn(storage, days, run):
+    """The returns of the newest dates turn against the scores."""
+    past = pl.read_parquet(storage.root / "past_scores" / "*.parquet")
+    targets = pl.read_parquet(storage.table_path("targets"))
+    against = targets.join(past.select("date", "code", "score_5d"), on=["date", "code"], how="left")
+    turned = pl.when(pl.col("score_5d").is_null()).then("target_5d").otherwise(-pl.col("score_5d"))
+    storage.write_table("targets", against.with_columns(target_5d=turned).drop("score_5d"))
+    result = judge(run, storage)
+    passed, figure = said(result, "realized_rank_ic_as_evaluated")
+    assert not passed
+    assert figure.startswith("rank IC -1.0000 on ")
+    assert exit_code(result) == 0
+
+
+def test_returns_that_go_missing_warn(storage, days, run):
+    targets = pl.read_parquet(storage.table_path("targets"))
+    gone = pl.when(pl.col("date").is_in(days[-12:])).then(None).otherwise("target_5d")
+    storage.write_table("targets", targets.with_columns(target_5d=gone))
+    passed, figure = said(judge(run, storage), "due_returns_known")
+    assert not passed
+    assert figure.startswith(f"{DATES - 12} of {DATES} dates with due returns have a rank IC, not ")
+
+
+def test_a_fresh_project_says_that_there_is_nothing_to_judge_yet(storage, run):
+    result = judge(run, storage)
+    passed, figure = said(result, "realized_rank_ic_as_evaluated")
+    assert passed
+    assert figure.startswith("nothing to judge yet: 0 of 1 scored dates have known returns")
+    assert said(result, "due_returns_known")[1] == "0 of 0 dates with due returns have a rank IC"
+    assert exit_code(result) == 0
