@@ -70,12 +70,8 @@ def accepted_model(
 ) -> Iterator[Any]:  # fmt: skip
     """Looks at the runs from the newest on, and takes the first that nothing speaks against."""
     gates = build(AcceptanceGates, context.op_execution_context.op_config)
-    with storage.one_run_at_a_time(HISTORY):
-        choice = choose(storage, trained_model, targets, gates)
-        chosen = choice.folder
-        if chosen is not None:
-            put_in_use(storage, chosen, ACCEPTED, choice.reason(gates), choice.comparison_of_chosen)
-        history = read_history(storage)
+    choice = take_newest(storage, targets, gates)
+    chosen, history = choice.folder, read_history(storage)
     for line in (in_words(found, gates) for found in choice.comparisons):
         context.log.info(line)
     unskilled = skill_not_shown(chosen) if chosen else ()
@@ -119,15 +115,24 @@ class Choice:
         return in_words(found, gates) if found else "every blocking check is green"
 
 
-def choose(
-    storage: Storage, models: Path, targets: pl.DataFrame, gates: AcceptanceGates
-) -> Choice:  # fmt: skip
+def take_newest(storage: Storage, targets: pl.DataFrame, gates: AcceptanceGates) -> Choice:
+    """Chooses the run to use and puts it in use; no rollback can come in between."""
+    with storage.one_run_at_a_time(HISTORY):
+        choice = choose(storage, targets, gates)
+        if choice.folder is not None:
+            put_in_use(storage, choice.folder, ACCEPTED, choice.reason(gates),
+                       choice.comparison_of_chosen)  # fmt: skip
+    return choice
+
+
+def choose(storage: Storage, targets: pl.DataFrame, gates: AcceptanceGates) -> Choice:
     """The newest sound run that is not worse than the one in use.
 
     Runs that were there at the last rollback stay out, but for the one that it went back to: a
     person passed them over.
     """
-    choice, in_use, rolled_back = Choice(), run_in_use(models), last_rollback(storage)
+    models, choice = storage.models, Choice()
+    in_use, rolled_back = run_in_use(models), last_rollback(storage)
     # Figures of an unsound run are no measure.
     before = in_use if in_use and not failures_of_run(models / in_use) else None
     for folder in runs_from_newest(models):

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import dagster as dg
 import duckdb
 import numpy as np
 import polars as pl
@@ -11,11 +12,18 @@ import pytest
 
 from atft_pipeline import __main__ as command
 from atft_pipeline.__main__ import exit_code, main
-from atft_pipeline.assets.acceptance import judged_scores, read_history, rollback
+from atft_pipeline.assets.acceptance import judged_scores, read_history, rollback, take_newest
+from atft_pipeline.checks.acceptance import (
+    AcceptanceGates,
+    blocking_checks_green,
+    not_worse_than_before,
+)
+from atft_pipeline.checks.outcome import Outcome
 from atft_pipeline.resources import Market
 from atft_pipeline.storage import Storage
 
 DATA_SET = "synthetic"
+GATES = AcceptanceGates()
 NEVER = "20200101-000000-never"
 
 
@@ -62,8 +70,14 @@ def said(result, check: str) -> tuple[bool, str, str]:
     raise AssertionError(f"{check} was not evaluated")
 
 
-def accept(run, storage: Storage, **config):
-    return run("key:accepted_model", storage.root.parent, accepted_model=config)
+def accept(storage: Storage) -> dict[str, Outcome]:
+    """What materializing ``accepted_model`` does, without Dagster; its verdicts by name."""
+    targets = storage.read_table("targets", "accepted_model")
+    choice = take_newest(storage, targets, GATES)
+    chosen = choice.folder.name if choice.folder else None
+    outcomes = [blocking_checks_green(chosen, choice.passed_over, ()),
+                not_worse_than_before(choice.comparisons, GATES)]  # fmt: skip
+    return {outcome.name: outcome for outcome in outcomes}
 
 
 def test_the_comparison_is_of_the_scores_that_evaluation_judged(storage):
@@ -91,7 +105,7 @@ def test_a_newer_run_that_is_worse_is_passed_over(storage, run):
     plant_knowledge(storage, storage.models / before)
     worse = copy_as(storage, "20300101-000000-worse", "2030-01-01T00:00:00+00:00")
     score(worse, -pl.col("score"))
-    result = accept(run, storage)
+    result = run("key:accepted_model", storage.root.parent)
     passed, severity, figure = said(result, "not_worse_than_before")
     assert (passed, severity) == (False, "ERROR")
     assert figure.startswith(f"run {worse.name} against {before}: -")
@@ -101,11 +115,11 @@ def test_a_newer_run_that_is_worse_is_passed_over(storage, run):
     assert read_history(storage).height == 1
 
 
-def test_of_several_newer_runs_the_newest_that_is_not_worse_is_taken(storage, run):
+def test_of_several_newer_runs_the_newest_that_is_not_worse_is_taken(storage):
     plant_knowledge(storage, storage.models / in_use(storage))
     copy_as(storage, "20290101-000000-good", "2029-01-01T00:00:00+00:00")
     score(copy_as(storage, "20300101-000000-worse", "2030-01-01T00:00:00+00:00"), -pl.col("score"))
-    accept(run, storage)
+    accept(storage)
     assert in_use(storage) == "20290101-000000-good"
     newest = read_history(storage).row(-1, named=True)
     assert (newest["kind"], newest["rank_ic_difference"]) == ("accepted", 0.0)
@@ -113,7 +127,7 @@ def test_of_several_newer_runs_the_newest_that_is_not_worse_is_taken(storage, ru
 
 
 @pytest.mark.parametrize("fault", ["missing", "other weights", "few dates"])
-def test_a_run_that_cannot_be_compared_is_taken_with_a_warning(storage, run, fault):
+def test_a_run_that_cannot_be_compared_is_taken_with_a_warning(storage, fault):
     newer = copy_as(storage, "20300101-000000-newer", "2030-01-01T00:00:00+00:00")
     path = newer / "evaluation" / "test_scores.parquet"
     kept = pl.read_parquet(path)
@@ -124,24 +138,22 @@ def test_a_run_that_cannot_be_compared_is_taken_with_a_warning(storage, run, fau
     else:
         dates = kept["date"].unique().sort()
         kept.filter(pl.col("date").is_in(dates[:7].implode())).write_parquet(path)
-    result = accept(run, storage)
-    passed, severity, figure = said(result, "not_worse_than_before")
-    assert (passed, severity) == (False, "WARN")
-    assert ("7 common test dates" if fault == "few dates" else "has no scores") in figure
+    found = accept(storage)["not_worse_than_before"]
+    assert (found.passed, found.severity) == (False, "WARN")
+    assert ("7 common test dates" if fault == "few dates" else "has no scores") in found.figure
     assert in_use(storage) == newer.name
-    assert exit_code(result) == 0
 
 
-def test_a_model_in_use_that_is_not_sound_is_no_measure(storage, run):
+def test_a_model_in_use_that_is_not_sound_is_no_measure(storage):
     before = storage.models / in_use(storage)
     newer = copy_as(storage, "20300101-000000-newer", "2030-01-01T00:00:00+00:00")
     (before / "verdicts_evaluation.json").unlink()
-    result = accept(run, storage)
-    assert said(result, "not_worse_than_before")[2].startswith("no newer run to compare")
+    found = accept(storage)["not_worse_than_before"]
+    assert found.figure.startswith("no newer run to compare")
     assert in_use(storage) == newer.name
 
 
-def test_a_rollback_goes_back_and_the_next_materialization_does_not_take_it_up(storage, run):
+def test_a_rollback_goes_back_and_the_next_materialization_does_not_take_it_up(storage):
     first = in_use(storage)
     copy_as(storage, "20260101-000000-between", "2026-01-01T00:00:00+00:00")
     second = copy_as(storage, "20260601-000000-second", "2026-06-01T00:00:00+00:00").name
@@ -149,17 +161,16 @@ def test_a_rollback_goes_back_and_the_next_materialization_does_not_take_it_up(s
     record = storage.models / first / "run.json"
     old = json.loads(record.read_text()) | {"finished_at": "2025-01-01T00:00:00+00:00"}
     record.write_text(json.dumps(old))
-    accept(run, storage)
+    accept(storage)
     assert in_use(storage) == second
     rollback(storage, None, "ranks upside down")
     assert in_use(storage) == first
-    result = accept(run, storage)
-    figure = said(result, "blocking_checks_green")[2]
+    figure = accept(storage)["blocking_checks_green"].figure
     assert f"{second} was there at the rollback of 20" in figure
     assert "20260101-000000-between was there at the rollback" in figure
     assert in_use(storage) == first
     later = copy_as(storage, "20990101-000000-later", "2099-01-01T00:00:00+00:00").name
-    accept(run, storage)
+    accept(storage)
     assert in_use(storage) == later
     with duckdb.connect(str(storage.root / "atft.duckdb"), read_only=True) as connection:
         rows = connection.sql("SELECT kind, run_id, before FROM accepted_models").fetchall()
@@ -167,10 +178,25 @@ def test_a_rollback_goes_back_and_the_next_materialization_does_not_take_it_up(s
                     ("rollback", first, second), ("accepted", later, first)]  # fmt: skip
 
 
-def test_the_command_tells_dagster_and_the_history_shows_the_reason(storage, tmp_path, monkeypatch,
-                                                                    capsys):  # fmt: skip
-    import dagster as dg
+def test_a_rollback_tells_dagster_and_the_history_shows_the_reason(storage, capsys):
+    first = in_use(storage)
+    other = copy_as(storage, "20300101-000000-other", "2030-01-01T00:00:00+00:00").name
+    with dg.DagsterInstance.ephemeral() as instance:
+        command.roll_back(instance, other, "vendor error")
+        event = instance.get_latest_materialization_event(dg.AssetKey("accepted_model"))
+    assert capsys.readouterr().out.startswith(f"in use: {other}, before: {first}\nnext: ")
+    assert in_use(storage) == other
+    assert event is not None
+    assert event.asset_materialization is not None
+    metadata = event.asset_materialization.metadata
+    assert metadata["run_id"].value == other
+    assert "| rollback | " in str(metadata["history"].value)
+    assert "| vendor error | " in str(metadata["history"].value)
+    assert metadata["dagster/row_count"].value == 2
 
+
+@pytest.mark.slow  # an instance on disk; what the command does is tested above
+def test_the_rollback_is_one_command(storage, tmp_path, monkeypatch, capsys):
     home = tmp_path / "home"
     home.mkdir()
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
@@ -180,17 +206,8 @@ def test_the_command_tells_dagster_and_the_history_shows_the_reason(storage, tmp
     assert main(["rollback"]) == 2
     assert f"rollback: {first} is the first in use; name another" in capsys.readouterr().err
     assert main(["rollback", "--to", other, "--reason", "vendor error"]) == 0
-    assert capsys.readouterr().out.startswith(f"in use: {other}, before: {first}\nnext: ")
     assert in_use(storage) == other
-    with dg.DagsterInstance.get() as instance:
-        event = instance.get_latest_materialization_event(dg.AssetKey("accepted_model"))
-    assert event is not None
-    assert event.asset_materialization is not None
-    metadata = event.asset_materialization.metadata
-    assert metadata["run_id"].value == other
-    assert "| rollback | " in str(metadata["history"].value)
-    assert "| vendor error | " in str(metadata["history"].value)
-    assert metadata["dagster/row_count"].value == 2
+    assert read_history(storage)["reason"][-1] == "vendor error"
 
 
 @pytest.mark.parametrize(

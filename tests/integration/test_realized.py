@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,15 @@ from atft_pipeline.assets.realized import keep_past_scores
 from atft_pipeline.resources import Market
 from atft_pipeline.storage import Storage
 
-DATES = 50
+DATES = 30
 MADE_AT = dt.datetime(2026, 1, 5, 19, tzinfo=dt.UTC)
 
 
-@pytest.fixture
-def storage(whole_copy, monkeypatch) -> Storage:
-    monkeypatch.setenv("ATFT_DATA_DIR", str(whole_copy))
-    return Storage(market=Market())
-
-
-@pytest.fixture
-def folder(storage) -> Path:
-    return storage.models / json.loads((storage.models / "accepted.json").read_text())["hash"]
-
-
-@pytest.fixture
-def days(storage, folder) -> list[dt.date]:
-    """Test dates, each scored as if the day had just ended, in the order of time."""
+@pytest.fixture(scope="module")
+def scored(whole, tmp_path_factory) -> tuple[Path, list[dt.date]]:
+    """The project after some weeks: test dates, each scored as if it had just ended."""
+    data_dir = Path(shutil.copytree(whole[0], tmp_path_factory.mktemp("scored") / "data"))
+    storage = Storage(market=Market(), data_dir=str(data_dir))
     wide = (
         pl.read_parquet(storage.table_path("predictions"))
         .filter(pl.col("part") == "test")
@@ -42,19 +34,37 @@ def days(storage, folder) -> list[dt.date]:
     like = pl.read_parquet(storage.table_path("latest_scores"))
     varying = ("score", "rank", "date", "code")
     constant = {name: like[name][0] for name in like.columns if not name.startswith(varying)}
-    chosen = wide["date"].unique().sort().to_list()[-DATES - 6 :]
-    for number, day in enumerate(chosen[:DATES]):
-        scores = wide.filter(pl.col("date") == day).select(
-            "date", "code",
-            *(expr for h in (1, 5, 10, 20) for expr in (
-                pl.col(str(h)).alias(f"score_{h}d"),
-                pl.col(str(h)).rank("min", descending=True).cast(pl.Int32).alias(f"rank_{h}d"),
-            )),
+    days = wide["date"].unique().sort().to_list()[-DATES - 6 : -6]
+    for number, day in enumerate(days):
+        scores = wide.filter(pl.col("date") == day).with_columns(
+            *(pl.col(str(h)).alias(f"score_{h}d") for h in (1, 5, 10, 20)),
+            *(pl.lit(1, pl.Int32).alias(f"rank_{h}d") for h in (1, 5, 10, 20)),
             **{name: pl.lit(value) for name, value in constant.items()},
-        ).select(like.columns)  # fmt: skip
-        said = keep_past_scores(storage, folder, scores, MADE_AT + dt.timedelta(days=number))
-        assert said.startswith(f"{day} by {folder.name}, ")
-    return chosen[:DATES]
+        )
+        at = MADE_AT + dt.timedelta(days=number)
+        words = keep_past_scores(storage, accepted(storage), scores.select(like.columns), at)
+        assert words.startswith(f"{day} by {accepted(storage).name}, ")
+    return data_dir, days
+
+
+def accepted(storage: Storage) -> Path:
+    return storage.models / json.loads((storage.models / "accepted.json").read_text())["hash"]
+
+
+@pytest.fixture
+def storage(scored, tmp_path) -> Storage:
+    data_dir = shutil.copytree(scored[0], tmp_path / "data")
+    return Storage(market=Market(), data_dir=str(data_dir))
+
+
+@pytest.fixture
+def folder(storage) -> Path:
+    return accepted(storage)
+
+
+@pytest.fixture
+def days(scored) -> list[dt.date]:
+    return scored[1]
 
 
 def said(result, check: str) -> tuple[bool, str]:
@@ -173,8 +183,8 @@ def test_returns_that_go_missing_warn(storage, days, run):
     assert figure.startswith(f"{DATES - 12} of {DATES} dates with due returns have a rank IC, not ")
 
 
-def test_a_fresh_project_says_that_there_is_nothing_to_judge_yet(storage, run):
-    result = judge(run, storage)
+def test_a_fresh_project_says_that_there_is_nothing_to_judge_yet(whole_copy, run):
+    result = run("key:realized_scores", whole_copy)
     passed, figure = said(result, "realized_rank_ic_as_evaluated")
     assert passed
     assert figure.startswith("nothing to judge yet: 0 of 1 scored dates have known returns")
