@@ -6,14 +6,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import duckdb
 import numpy as np
 import polars as pl
 import pytest
 from scipy.stats import spearmanr
 
-from atft_pipeline.__main__ import exit_code
+from atft_pipeline.__main__ import UNPARTITIONED, exit_code, materialize
 from atft_pipeline.assets.realized import keep_past_scores
+from atft_pipeline.definitions import defs
 from atft_pipeline.resources import Market
 from atft_pipeline.storage import Storage
 
@@ -190,3 +192,51 @@ def test_a_fresh_project_says_that_there_is_nothing_to_judge_yet(whole_copy, run
     assert figure.startswith("nothing to judge yet: 0 of 1 scored dates have known returns")
     assert said(result, "due_returns_known")[1] == "0 of 0 dates with due returns have a rank IC"
     assert exit_code(result) == 0
+
+
+@pytest.mark.slow  # trains once, then five daily runs
+def test_five_days_of_daily_runs_judge_each_day_s_scores_once_they_can(
+    whole, tmp_path, config, small_model
+):
+    """The market is handed over day by day; the model was trained before the first of them."""
+    tables = whole[0] / "synthetic"
+    calendar = pl.read_parquet(tables / "prices.parquet")["date"].unique().sort().to_list()
+    days = calendar[-6:-1]
+    storage = Storage(market=Market(), data_dir=str(tmp_path), dataset="replay")
+
+    def settings(day: dt.date, **ops: Any) -> dict[str, Any]:
+        found = config(tmp_path, **ops)
+        found["resources"]["storage"]["config"]["dataset"] = "replay"
+        paths = {name: str(tables / f"raw_{name}.parquet") for name in ("prices", "listings")}
+        market = {"source": "files", "end_date": str(day), **paths}
+        return found | {"resources": found["resources"] | {"market": {"config": market}}}
+
+    kept: dict[Path, bytes] = {}
+    with dg.DagsterInstance.ephemeral() as instance:
+        start = settings(calendar[-7], trained_model=small_model)
+        assert exit_code(materialize(UNPARTITIONED, start, instance)) == 0
+        for day in days:
+            job = defs.resolve_job_def("daily_update")
+            done = job.execute_in_process(settings(day), instance=instance, raise_on_error=False)
+            assert exit_code(done) == 0
+            now = {path: path.read_bytes() for path in storage.root.glob("past_scores/*.parquet")}
+            assert kept.items() <= now.items()
+            kept = now
+    scored = [calendar[-7], *days]
+    assert [path.name[:10] for path in sorted(kept)] == [str(day) for day in scored]
+    past = pl.read_parquet(storage.root / "past_scores" / "*.parquet")
+    prices = pl.read_parquet(storage.table_path("prices")).select("date", "code", "close")
+    close = {(day, code): value for day, code, value in prices.iter_rows()}
+    expected = []
+    for place, day in enumerate(scored[:-2]):
+        enter, leave = scored[place + 1], scored[place + 2]
+        made = past.filter(pl.col("date") == day).select("code", "score_1d").rows()
+        pairs = [(score, close[leave, code] / close[enter, code]) for code, score in made
+                 if (enter, code) in close and (leave, code) in close]  # fmt: skip
+        expected.append(spearmanr(*zip(*pairs, strict=True)).statistic)
+    table = pl.read_parquet(storage.table_path("realized_scores")).filter(pl.col("horizon") == 1)
+    assert table["date"].to_list() == scored
+    assert table["due"].to_list() == [True] * 4 + [False] * 2
+    np.testing.assert_allclose(table["rank_ic"].to_list()[:4], expected, atol=1e-12)
+    assert table["rank_ic"].null_count() == 2
+    assert table["rolling_dates"].to_list() == [1, 2, 3, 4, 0, 0]
