@@ -91,23 +91,32 @@ def predictions(
 ) -> dg.Output[pl.DataFrame]:  # fmt: skip
     """Scores by the one forward path, in the model's own process."""
     folder = current_run(trained_model)
-    out = storage.root / "scratch" / f"predictions-{context.run.run_id}.parquet"
-    run_model_process(
-        context,
-        ["predict", "--run", str(folder), "--panel", str(panel), "--graph", str(stock_graph),
-         "--out", str(out), "--random-graph", *other_graphs(storage, read_panel(panel).hash)],
-    )  # fmt: skip
-    try:
-        frame = pl.read_parquet(out)
-    finally:
-        out.unlink(missing_ok=True)
-    frame = frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
+    graphs = ("--random-graph", *other_graphs(storage, read_panel(panel).hash))
+    frame = scores_of_run(context, storage, folder, panel, stock_graph, graphs)
     store_importance(context, storage, folder, panel, stock_graph)
     # Beside the model's scores, not among them: who queries predictions means the model.
     is_model = pl.col("scorer") == MODEL
     storage.write_table(CONTROL_SCORES, frame.filter(~is_model))
     # An op that uses Pipes has to hand over events.
     return dg.Output(frame.filter(is_model))
+
+
+def scores_of_run(
+    context: dg.AssetExecutionContext, storage: Storage, folder: Path, panel: Path, graph: Path,
+    extra: tuple[str, ...] = ("--random-graph",),
+) -> pl.DataFrame:  # fmt: skip
+    """Scores by a run's checkpoint, made in the model's own process."""
+    out = storage.root / "scratch" / f"{folder.name}-{context.run.run_id}.parquet"
+    run_model_process(
+        context,
+        ["predict", "--run", str(folder), "--panel", str(panel), "--graph", str(graph),
+         "--out", str(out), *extra],
+    )  # fmt: skip
+    try:
+        frame = pl.read_parquet(out)
+    finally:
+        out.unlink(missing_ok=True)
+    return frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
 
 
 def other_graphs(storage: Storage, panel_hash: str) -> list[str]:

@@ -16,8 +16,8 @@ from atft_pipeline.assets.acceptance import (
     run_in_use,
     skill_not_shown,
 )
+from atft_pipeline.assets.evaluation import scores_of_run
 from atft_pipeline.assets.realized import keep_past_scores
-from atft_pipeline.assets.walk_forward import scores_of_run
 from atft_pipeline.checks.outcome import spec, verdicts
 from atft_pipeline.checks.serving import (
     ServingGates,

@@ -1,10 +1,11 @@
-"""A walk through the UI in a real browser: materialize, see it done, open a failed check.
+"""A walk through the UI in a real browser: materialize, see it work, open a failed check.
 
 Drives Debian's Chromium over its debugging port; where there is no Chromium it is skipped.
 """
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 from websockets.sync.client import ClientConnection, connect
@@ -167,7 +169,7 @@ def page(tmp_path) -> Iterator[Page]:
         ended(process)
 
 
-def test_materialize_from_the_page_and_find_the_feature_that_failed_in_two_clicks(ui, page):
+def test_materialize_see_progress_and_find_the_feature_that_failed_in_two_clicks(project, ui, page):
     page.call("Page.navigate", url=f"{ui}/assets/raw_listings")
     page.see("raw_listings", "One row per stock", "Owners", "research")
     page.click("Materialize")
@@ -175,10 +177,29 @@ def test_materialize_from_the_page_and_find_the_feature_that_failed_in_two_click
     page.call("Page.navigate", url=f"{ui}/runs")
     page.see("raw_listings", "Success")
 
+    page.call("Page.navigate", url=f"{ui}/assets/trained_model")
+    page.see("trained_model", "on the panel's train dates")
+    page.click("Materialize")
+    page.see("Launched run")
+    page.click("View")
+    # While it runs: the step at work, and each epoch's figures as they come.
+    page.see("trained_model", "Terminate", "Epoch 1/")
+    page.see("ASSET_OBSERVATION", "Epoch 2/")
+    page.click("Terminate")
+    page.click("Terminate 1 run")
+    page.see("Canceled")
+
     page.call("Page.navigate", url=f"{ui}/assets/normalized_features")
     page.see("normalized_features")
-    page.click("Checks")
-    page.click("normalized_within_bounds")
+    clicks = ("Checks", "normalized_within_bounds")
+    for label in clicks:
+        page.click(label)
     said = page.see("normalized_within_bounds", "Failed", "figure", "threshold")
-    assert "std" in said
-    assert "returns_" in said, said
+    assert len(clicks) == 2
+    # What is at fault, not only that something is: features by name, with figure and bound.
+    named = re.findall(r"([a-z][a-z0-9_]+): std is ([0-9.]+), expected from 0.8 to 1", said)
+    rejected = Path(project["ATFT_DATA_DIR"]) / "synthetic" / "rejected"
+    statistics = pl.read_parquet(rejected / "feature_statistics.parquet")
+    stds = dict(statistics.select("feature", "std").iter_rows())
+    assert named
+    assert all(f"{stds[feature]:g}" == std for feature, std in named)
