@@ -3,8 +3,6 @@
 Both are off until switched on in the UI (Automation). What a run does is the assets' business.
 """
 
-import datetime as dt
-
 import dagster as dg
 
 from atft_pipeline.resources import exchange
@@ -35,21 +33,13 @@ retrain = dg.define_asset_job(
     description="After each trading day's close: the exchange's calendar says which day that is.",
 )  # fmt: skip
 def after_each_close(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-    """Asks for the newest closed day; see ``newest_day``."""
-    return newest_day(context.scheduled_execution_time, dt.datetime.now(dt.UTC))
-
-
-def newest_day(scheduled: dt.datetime, now: dt.datetime) -> dg.RunRequest:
-    """The run of the newest day that has closed by now, under its name: Dagster starts a name once.
+    """Asks for the newest closed day, under its name: Dagster starts a name once.
 
     So a weekend or holiday repeats nothing. After days without a daemon, Dagster makes up for the
-    ticks that it missed, one after the other: all of them ask for the same day, and one run, whose
-    sync fetches all days that are missing, catches up on them.
-
-    Args:
-        scheduled: The tick's own time; ``now`` is later where the tick was missed.
+    last of the ticks that it missed as soon as one runs. A sync fetches all days that are missing:
+    one run catches up on any number of them.
     """
-    day = EXCHANGE.last_closed_day(max(scheduled, now))
+    day = EXCHANGE.last_closed_day(context.scheduled_execution_time)
     return dg.RunRequest(run_key=f"daily-{day}", tags={"trading_day": str(day)})
 
 

@@ -11,19 +11,14 @@ from atft_model.errors import InputError
 from atft_pipeline.assets import raw
 from atft_pipeline.definitions import defs
 from atft_pipeline.resources import exchange
-from atft_pipeline.schedules import (
-    after_each_close,
-    daily_update,
-    each_month,
-    newest_day,
-    retrain,
-)
+from atft_pipeline.schedules import after_each_close, daily_update, each_month, retrain
 
 JAPAN = ZoneInfo("Asia/Tokyo")
 
 
-def asked(schedule: dg.ScheduleDefinition, at: dt.datetime) -> dg.RunRequest:
-    """What the schedule asks for."""
+def asked(schedule: dg.ScheduleDefinition, moment: str) -> dg.RunRequest:
+    """What the schedule asks for at a moment in Japan."""
+    at = dt.datetime.fromisoformat(moment).replace(tzinfo=JAPAN)
     (request,) = (
         schedule.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=at)).run_requests
         or []
@@ -31,45 +26,21 @@ def asked(schedule: dg.ScheduleDefinition, at: dt.datetime) -> dg.RunRequest:
     return request
 
 
-def daily(tick: str, now: str | None = None) -> dg.RunRequest:
-    """What the daily tick of a moment in Japan asks for, by default on time."""
-    moments = (
-        dt.datetime.fromisoformat(text).replace(tzinfo=JAPAN) for text in (tick, now or tick)
-    )
-    return newest_day(*moments)
-
-
-def test_the_daily_schedule_asks_for_the_day_that_has_closed_by_now():
-    now = dt.datetime.now(dt.UTC)
-    request = asked(after_each_close, now)
-    assert request.run_key == f"daily-{exchange().last_closed_day(now)}"
-    later = asked(after_each_close, now + dt.timedelta(days=30))
-    assert later.run_key == f"daily-{exchange().last_closed_day(now + dt.timedelta(days=30))}"
-
-
 def test_the_daily_run_is_for_the_day_that_has_closed():
-    request = daily("2026-11-20 19:00")
+    request = asked(after_each_close, "2026-11-20 19:00")
     assert request.run_key == "daily-2026-11-20"
     assert request.tags["trading_day"] == "2026-11-20"
 
 
 def test_a_weekend_and_a_holiday_ask_for_the_day_before_them_which_runs_once():
     """Dagster starts a run key once: a day that ran is not repeated, one that was missed runs."""
-    keys = {daily(f"2026-11-{day} 19:00").run_key for day in (20, 21, 22, 23)}
+    keys = {asked(after_each_close, f"2026-11-{day} 19:00").run_key for day in (20, 21, 22, 23)}
     assert keys == {"daily-2026-11-20"}  # Friday, weekend, Labour Thanksgiving Day
-    assert daily("2026-11-24 19:00").run_key == "daily-2026-11-24"
-
-
-def test_ticks_that_were_missed_all_ask_for_the_newest_day():
-    """A daemon that was down from Monday on, started on Thursday morning."""
-    missed = [daily(f"2026-11-{day} 19:00", now="2026-11-19 08:00") for day in (16, 17, 18)]
-    assert {request.run_key for request in missed} == {"daily-2026-11-18"}
-    assert {request.tags["trading_day"] for request in missed} == {"2026-11-18"}
+    assert asked(after_each_close, "2026-11-24 19:00").run_key == "daily-2026-11-24"
 
 
 def test_the_retraining_has_one_name_a_month():
-    first = dt.datetime(2026, 12, 1, 6, tzinfo=JAPAN)
-    assert asked(each_month, first).run_key == "retrain-2026-12"
+    assert asked(each_month, "2026-12-01 06:00").run_key == "retrain-2026-12"
 
 
 def test_the_ticks_are_at_the_exchange_s_local_time_after_the_vendor_has_the_day():
