@@ -133,8 +133,9 @@ def choose(storage: Storage, targets: pl.DataFrame, gates: AcceptanceGates) -> C
     """
     models, choice = storage.models, Choice()
     in_use, rolled_back = run_in_use(models), last_rollback(storage)
-    # Figures of an unsound run are no measure.
-    before = in_use if in_use and not failures_of_run(models / in_use) else None
+    # Figures of an unsound run are no measure, nor is one that was deleted by hand.
+    known = in_use is not None and (models / in_use / "run.json").exists()
+    before = in_use if in_use and known and not failures_of_run(models / in_use) else None
     for folder in runs_from_newest(models):
         name = folder.name
         if rolled_back and name != in_use and finished_at(folder) <= rolled_back:

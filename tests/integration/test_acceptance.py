@@ -144,10 +144,14 @@ def test_a_run_that_cannot_be_compared_is_taken_with_a_warning(storage, fault):
     assert in_use(storage) == newer.name
 
 
-def test_a_model_in_use_that_is_not_sound_is_no_measure(storage):
+@pytest.mark.parametrize("fault", ["not judged", "deleted"])
+def test_a_model_in_use_that_is_not_sound_is_no_measure(storage, fault):
     before = storage.models / in_use(storage)
     newer = copy_as(storage, "20300101-000000-newer", "2030-01-01T00:00:00+00:00")
-    (before / "verdicts_evaluation.json").unlink()
+    if fault == "deleted":
+        shutil.rmtree(before)
+    else:
+        (before / "verdicts_evaluation.json").unlink()
     found = accept(storage)["not_worse_than_before"]
     assert found.figure.startswith("no newer run to compare")
     assert in_use(storage) == newer.name
