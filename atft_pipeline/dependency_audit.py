@@ -23,6 +23,7 @@ OWN = "atft"
 TOOLS = ("pip", "setuptools", "wheel")
 """Come with the virtual environment; pip itself is not what runs."""
 FAULT, NOT_LOOKED_UP = 1, 3
+SHOWN = 5
 _PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!_]+")
 
 
@@ -139,7 +140,9 @@ def answer_of(packages: Iterable[Mapping[str, object]]) -> Advisories:
             f"{', '.join(one['fix_versions']) or 'no version yet'}"
             for one in found
         ]
-    failure = f"skipped {', '.join(skipped)}" if skipped else ""
+    more = f" and {len(skipped) - SHOWN} more" if len(skipped) > SHOWN else ""
+    # Behind an index that knows no advisories it skips all, and calls that "none found".
+    failure = f"pip-audit skipped {', '.join(skipped[:SHOWN])}{more}" if skipped else ""
     return Advisories(tuple(vulnerable), looked_up, failure)
 
 

