@@ -23,12 +23,13 @@ from websockets.sync.client import ClientConnection, connect
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
-PATIENCE = 120.0
+PATIENCE = 240.0
 NEWEST_RUN = """[...document.querySelectorAll('a')].map(a => a.getAttribute('href'))
     .find(href => /^.runs.[0-9a-f-]{36}$/.test(href))"""
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium (Debian: apt-get install chromium)"),
 ]
 
