@@ -188,8 +188,8 @@ def test_materialize_see_progress_and_find_the_feature_that_failed_in_two_clicks
     page.call("Page.navigate", url=f"{ui}/runs")
     page.see("trained_model", "Started")
     page.call("Page.navigate", url=ui + str(page.evaluate(NEWEST_RUN)))
-    # While it trains: the step at work, and each epoch's figures as they come.
-    page.see("trained_model", "Terminate", "ASSET_OBSERVATION", "train_loss")
+    # While it trains: the step at work and for how long, its events as they come, the way to stop.
+    page.see("Started", "Executing (1)", "trained_model", "RUN_START", "Terminate")
 
     page.call("Page.navigate", url=f"{ui}/assets/normalized_features")
     page.see("normalized_features")
