@@ -16,7 +16,7 @@ PEERS := .venv-structure-peers
 PEER_FILES := benchmarks/results/structure_peers
 PEER_CASES := $(addprefix --case ,er2_d20 var20 var20_laplace var20_garch_t var20_t250 var20_garch_t_t250 market_given)
 
-.PHONY: help run walk-forward run-real test bench bench-peers bench-structure-peers lint docs ui alert-test clean-runs tensorboard faults clean
+.PHONY: help run walk-forward run-real test bench bench-peers bench-structure-peers lint audit docs ui alert-test clean-runs tensorboard faults clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -73,6 +73,15 @@ lint: $(VENV)/.installed  ## format, lint, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+.venv-audit/.installed: .ci/audit.txt
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install -q -r .ci/audit.txt
+	@touch $@
+
+audit: $(VENV)/.installed  ## dependencies: as pinned, and without known vulnerabilities (3: could not be looked up)
+	-@$(MAKE) -s .venv-audit/.installed
+	$(BIN)/python -m atft_pipeline.dependency_audit
 
 docs: $(VENV)/.installed  ## write docs/features.md and docs/checks.md from the code
 	mkdir -p docs

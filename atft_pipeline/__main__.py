@@ -14,6 +14,7 @@ from dagster._core.errors import DagsterExecutionInterruptedError, DagsterHomeNo
 
 from atft_model.errors import InputError
 from atft_pipeline.alerts import alert_test
+from atft_pipeline.assets.acceptance import accepted_model, history_metadata, rollback
 from atft_pipeline.checks_page import checks_page
 from atft_pipeline.config_schema import check_run_config
 from atft_pipeline.definitions import defs
@@ -56,6 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
     clean = commands.add_parser("clean-runs", help="show, or delete, what is old and unused")
     clean.add_argument("--days", type=float, default=30, help="not written since (default: 30)")
     clean.add_argument("--delete", action="store_true", help="delete what is shown without this")
+    back = commands.add_parser("rollback", help="put an earlier model in use again")
+    back.add_argument("--to", metavar="RUN", help="run id (default: the one in use before)")
+    back.add_argument("--reason", default="none given", help="for the history")
     options = parser.parse_args(arguments)
     if options.command == "features-table":
         print(features_page(), end="")
@@ -74,6 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "clean-runs":
             with open_instance() as instance:
                 clean_runs(instance, options.days, delete=options.delete)
+            return 0
+        if options.command == "rollback":
+            with open_instance() as instance:
+                roll_back(instance, options.to, options.reason)
             return 0
         config = read_config(options.config) if options.config else {}
         with open_instance() as instance:
@@ -116,6 +124,19 @@ def clean_runs(instance: dg.DagsterInstance, days: float, *, delete: bool) -> No
         print("deleted")
     elif planned:
         print("nothing deleted; to delete them: make clean-runs DELETE=1")
+
+
+def roll_back(instance: dg.DagsterInstance, to: str | None, reason: str) -> None:
+    """Puts an earlier model in use again, tells Dagster, and says what comes next."""
+    history = rollback(storage_of({}), to, reason)
+    newest = history.row(-1, named=True)
+    record = {"run_id": newest["run_id"], "panel_hash": newest["panel_hash"]}
+    instance.report_runless_asset_event(dg.AssetMaterialization(
+        accepted_model.key, description=f"rollback: {reason}",
+        metadata={**record, **history_metadata(history)},
+    ))  # fmt: skip
+    print(f"in use: {newest['run_id']}, before: {newest['before']}")
+    print("next: dagster asset materialize --select latest_scores")
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -188,9 +188,30 @@ ADVICE: Mapping[str, tuple[str, str]] = {
         "No trained run is sound.",
         "Look at the failed checks of trained_model and evaluation; retrain.",
     ),
+    "not_worse_than_before": (
+        "ERROR: the newest model ranks worse than the one in use, on the same dates; it stays out "
+        "of use. WARN: too few common test dates, or no kept scores: it was taken uncompared.",
+        "ERROR: nothing breaks, look for what changed in data or settings, train again. WARN: "
+        "materialize evaluation for the run named, or go back: python -m atft_pipeline rollback.",
+    ),
+    "past_scores_unchanged": (
+        "A file of past_scores was edited, deleted, or put there by hand.",
+        "Restore the file that the check names from the backup; never make it anew, today's model "
+        "and data would know what followed.",
+    ),
+    "due_returns_known": (
+        "Prices of recent days are missing, or codes changed since the scores were made.",
+        "SELECT date, scored, known FROM realized_scores WHERE due; compare the codes with prices.",
+    ),
+    "realized_rank_ic_as_evaluated": (
+        "The market changed, the evaluation flattered, or the daily features differ from those of "
+        "training. One warning in twenty is luck.",
+        "Look at drift_within_limits and at the picture of realized_scores; retrain, or go back to "
+        "an earlier model: python -m atft_pipeline rollback.",
+    ),
     "model_is_sound": (
         "The accepted run's integrity checks failed or were never made.",
-        "Materialize evaluation for it, or go back to an earlier run.",
+        "Materialize evaluation for it, or go back: python -m atft_pipeline rollback.",
     ),
     "scores_are_current": (
         "The panel ends earlier than the prices: a daily run failed.",

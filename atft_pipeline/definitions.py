@@ -4,12 +4,14 @@ import dagster as dg
 
 from atft_pipeline import alerts, schedules
 from atft_pipeline.assets import (
+    acceptance,
     core,
     evaluation,
     features,
     graph,
     model,
     raw,
+    realized,
     serving,
     structure,
     walk_forward,
@@ -34,7 +36,9 @@ ASSETS = [
     *model.ASSETS,
     *evaluation.ASSETS,
     *walk_forward.ASSETS,
+    *acceptance.ASSETS,
     *serving.ASSETS,
+    *realized.ASSETS,
 ]
 
 defs = dg.Definitions(

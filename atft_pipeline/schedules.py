@@ -12,9 +12,10 @@ EXCHANGE = exchange()
 daily_update = dg.define_asset_job(
     "daily_update",
     selection=dg.AssetSelection.groups("raw", "core", "features", "graph")
-    | dg.AssetSelection.assets("latest_scores"),
+    | dg.AssetSelection.assets("latest_scores", "realized_scores"),
     description="Syncs raw tables, brings everything up to the panel and the stock graph up to "
-                "date and scores the newest day; drift is a check of normalized_features.",
+                "date, scores the newest day and judges past scores whose returns are known by "
+                "now; drift is a check of normalized_features.",
 )  # fmt: skip
 
 retrain = dg.define_asset_job(
@@ -34,9 +35,9 @@ retrain = dg.define_asset_job(
 def after_each_close(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     """Asks for the newest closed day, under its name: Dagster starts a name once.
 
-    So a weekend or holiday repeats nothing, and a day missed because no daemon ran is made up for
-    at the next tick, also that of a holiday. A sync fetches all days that are missing: one run
-    catches up on any number of them.
+    So a weekend or holiday repeats nothing. After days without a daemon, Dagster makes up for the
+    last of the ticks that it missed as soon as one runs. A sync fetches all days that are missing:
+    one run catches up on any number of them.
     """
     day = EXCHANGE.last_closed_day(context.scheduled_execution_time)
     return dg.RunRequest(run_key=f"daily-{day}", tags={"trading_day": str(day)})

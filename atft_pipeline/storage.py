@@ -5,6 +5,7 @@ Everything hangs under ``<data dir>/<data set>/``: ``<table>.parquet``, ``panel/
 """
 
 import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from atft_pipeline.resources import Market, data_folder
 from atft_pipeline.schemas import layout_fault
 from atft_pipeline.sources.lock import exclusive
 
-PARTITIONED = ("rolling_model", "rolling_baselines")
+PAST_SCORES = "past_scores"
+"""Every score that was ever handed out, a file per date and run."""
+PARTITIONED = ("rolling_model", "rolling_baselines", PAST_SCORES)
 """Tables with one file per partition, in a folder of their name; one view each."""
 
 POINTERS = {"trained_model": "current.json", "accepted_model": "accepted.json"}
@@ -230,9 +233,14 @@ def not_materialized(asset: str, wanted_by: str) -> InputError:
 
 def table_metadata(frame: pl.DataFrame) -> dict[str, Any]:
     """Row count and column types, as Dagster shows them."""
-    columns = [dg.TableColumn(name, str(dtype)) for name, dtype in frame.schema.items()]
+    return row_metadata(frame.height, frame.schema)
+
+
+def row_metadata(rows: int, types: Mapping[str, pl.DataType | type[pl.DataType]]) -> dict[str, Any]:
+    """The same of what is no table: how many rows it would have, and what one would hold."""
+    columns = [dg.TableColumn(name, str(dtype)) for name, dtype in types.items()]
     return {
-        "dagster/row_count": frame.height,
+        "dagster/row_count": rows,
         "dagster/column_schema": dg.TableSchema(columns=columns),
     }
 

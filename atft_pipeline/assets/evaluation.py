@@ -63,6 +63,8 @@ from atft_pipeline.transforms.market_facts import market_facts, on_panel
 
 CONTROL_SCORES = "random_graph_predictions"
 """Table of the test dates' scores by the same checkpoint with a random graph."""
+TEST_SCORES = "test_scores"
+"""In a run's folder: its scores of test dates, by which a later run is compared with it."""
 RANDOM = "random"
 SKILL = ("sharpe_above_threshold", "sharpe_significant", "rank_ic_positive",
          "rank_ic_above_baselines")  # fmt: skip
@@ -89,23 +91,32 @@ def predictions(
 ) -> dg.Output[pl.DataFrame]:  # fmt: skip
     """Scores by the one forward path, in the model's own process."""
     folder = current_run(trained_model)
-    out = storage.root / "scratch" / f"predictions-{context.run.run_id}.parquet"
-    run_model_process(
-        context,
-        ["predict", "--run", str(folder), "--panel", str(panel), "--graph", str(stock_graph),
-         "--out", str(out), "--random-graph", *other_graphs(storage, read_panel(panel).hash)],
-    )  # fmt: skip
-    try:
-        frame = pl.read_parquet(out)
-    finally:
-        out.unlink(missing_ok=True)
-    frame = frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
+    graphs = ("--random-graph", *other_graphs(storage, read_panel(panel).hash))
+    frame = scores_of_run(context, storage, folder, panel, stock_graph, graphs)
     store_importance(context, storage, folder, panel, stock_graph)
     # Beside the model's scores, not among them: who queries predictions means the model.
     is_model = pl.col("scorer") == MODEL
     storage.write_table(CONTROL_SCORES, frame.filter(~is_model))
     # An op that uses Pipes has to hand over events.
     return dg.Output(frame.filter(is_model))
+
+
+def scores_of_run(
+    context: dg.AssetExecutionContext, storage: Storage, folder: Path, panel: Path, graph: Path,
+    extra: tuple[str, ...] = ("--random-graph",),
+) -> pl.DataFrame:  # fmt: skip
+    """Scores by a run's checkpoint, made in the model's own process."""
+    out = storage.root / "scratch" / f"{folder.name}-{context.run.run_id}.parquet"
+    run_model_process(
+        context,
+        ["predict", "--run", str(folder), "--panel", str(panel), "--graph", str(graph),
+         "--out", str(out), *extra],
+    )  # fmt: skip
+    try:
+        frame = pl.read_parquet(out)
+    finally:
+        out.unlink(missing_ok=True)
+    return frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
 
 
 def other_graphs(storage: Storage, panel_hash: str) -> list[str]:
@@ -230,7 +241,8 @@ def evaluation(
     }
     for name, frame in beside.items():
         storage.write_table(name, frame)
-    keep_results(folder, {"evaluation": table, **beside})
+    kept = {"evaluation": table, **beside, TEST_SCORES: test_scores(predictions)}
+    keep_results(folder, kept)
     outcomes = [*integrity, *skill_outcomes(done.results, gates)]
     write_verdicts(folder, "evaluation", outcomes, SKILL, found)
     report = write_report(context, storage, record, part, done, outcomes, folder)
@@ -264,6 +276,15 @@ def result_metadata(results: Sequence[ScorerResult], report: Path) -> dict[str, 
     }  # fmt: skip
     return {key: value for key, value in metadata.items()
             if not isinstance(value, float) or np.isfinite(value)}  # fmt: skip
+
+
+def test_scores(predictions: pl.DataFrame) -> pl.DataFrame:
+    """The model's scores of test dates at the headline horizon, with the hash of its weights."""
+    return predictions.filter(
+        pl.col("part") == "test",
+        pl.col("scorer") == MODEL,
+        pl.col("horizon") == HEADLINE_HORIZON,
+    ).select("date", "code", "score", "checkpoint_hash")
 
 
 def keep_results(folder: Path, tables: Mapping[str, pl.DataFrame]) -> None:

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import polars as pl
 
 from atft_model.data.artifacts import file_hash, prune
 from atft_model.data.normalizer import CLIP
-from atft_model.data.panel import write_panel
+from atft_model.data.panel import Panel, write_panel
 from atft_pipeline.checks.drift import DriftLimits, drift_within_limits, judge
 from atft_pipeline.checks.lookahead import SEES_NO_FUTURE, no_lookahead, splits_are_purged
 from atft_pipeline.checks.outcome import markdown_table, spec, verdicts
@@ -30,7 +31,7 @@ from atft_pipeline.schemas import (
     features_schema,
     normalized_schema,
 )
-from atft_pipeline.storage import Storage
+from atft_pipeline.storage import Storage, row_metadata
 from atft_pipeline.transforms.drift import fit_reference, measure_drift
 from atft_pipeline.transforms.features import compute_features
 from atft_pipeline.transforms.incremental import (
@@ -269,6 +270,7 @@ def panel(
     metadata: dict[str, Any] = {
         "dates": len(built.dates), "stocks": len(built.codes),
         "features": len(built.feature_names), "bytes": built.features.nbytes,
+        **row_metadata(int(np.asarray(built.observed).sum()), panel_columns(built)),
         "built": array.in_words(calendar),
         "split": ", ".join(f"{part} {built.part_dates(part)[0]} to {built.part_dates(part)[1]}"
                            for part in built.split.parts()),
@@ -282,6 +284,14 @@ def panel(
     elif array.file:
         array.file.path.unlink()
     yield from verdicts("panel", outcomes, version, metadata)
+
+
+def panel_columns(panel: Panel) -> dict[str, type[pl.DataType]]:
+    """What the panel holds of one stock on one date, for the UI: its arrays are no table."""
+    targets = dict.fromkeys((f"target_{days}d" for days in panel.horizons), pl.Float32)
+    flags = {"tradable": pl.Boolean, "daily_return": pl.Float32}
+    features = dict.fromkeys(panel.feature_names, pl.Float32)
+    return {"date": pl.Date, "code": pl.String, **features, **targets, **flags}
 
 
 ASSETS = [features, targets, normalized_features, panel]

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
 from atft_model.data.artifacts import prune
 from atft_model.data.graph import GraphConfig, build_graph, write_graph
-from atft_model.data.group_links import GroupLinks
+from atft_model.data.group_links import LINK_ATTRIBUTES, GroupLinks
 from atft_model.data.panel import Panel, read_panel
 from atft_model.structure.groups import links_of
 from atft_model.structure.stored import StoredStructure, read_structure
@@ -22,11 +23,15 @@ from atft_pipeline.checks.tables import stocks_have_neighbours
 from atft_pipeline.config_schema import build, fields_of
 from atft_pipeline.failures import plain_failures
 from atft_pipeline.resources import Lookahead
-from atft_pipeline.storage import Storage
+from atft_pipeline.storage import Storage, row_metadata
 
 OTHERS = ("correlation", "learned")
 """Graphs that are built beside the one in use, where they can be: the model is scored with them as
 a control."""
+
+EDGE = {"date": pl.Date, "code": pl.String, "neighbour": pl.String, "correlation": pl.Float32,
+        **dict.fromkeys(LINK_ATTRIBUTES, pl.Float32)}  # fmt: skip
+"""What one edge of one refresh date holds, for the UI: its arrays are no table."""
 
 
 @dg.asset(
@@ -76,6 +81,7 @@ def stock_graph(
         "refreshes": len(graph.refresh),
         "neighbours": config.neighbours,
         "panel_hash": opened.hash,
+        **row_metadata(int((graph.neighbours >= 0).sum()), EDGE),
     }
     yield from verdicts("stock_graph", outcomes, version, metadata)
 

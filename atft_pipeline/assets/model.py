@@ -23,7 +23,7 @@ from atft_pipeline.failures import plain_failures
 from atft_pipeline.processes import run_model_process
 from atft_pipeline.report.plots import figure_to_png_data_uri, plot_gradients, plot_training
 from atft_pipeline.resources import default_preset, is_plain_name
-from atft_pipeline.storage import Storage
+from atft_pipeline.storage import Storage, table_metadata
 
 ASSET = "trained_model"
 
@@ -86,7 +86,9 @@ def trained_model(
     if not any(outcome.stops for outcome in outcomes):
         pointer = json.dumps({"hash": run_id})
         write_text_atomically(storage.models / "current.json", pointer)
-    yield from verdicts(ASSET, outcomes, record["checkpoint_hash"], run_metadata(record, health))
+    # A checkpoint is no table: its rows are those of its training's epochs.
+    metadata = run_metadata(record, health) | table_metadata(epochs_table(record))
+    yield from verdicts(ASSET, outcomes, record["checkpoint_hash"], metadata)
     failed = [outcome.name for outcome in outcomes if outcome.stops]
     if failed:
         # Said here, because Dagster's own word for a Pipes step without an output misleads.

@@ -27,8 +27,8 @@ from atft_pipeline.config_schema import build, build_part, fields_of
 from atft_pipeline.failures import plain_failures
 from atft_pipeline.report.html import StructureSection
 from atft_pipeline.report.plots import figure_to_png_data_uri
-from atft_pipeline.report.structure import edges_table, plot_learning, plot_structure
-from atft_pipeline.storage import Storage
+from atft_pipeline.report.structure import EDGES, edges_table, plot_learning, plot_structure
+from atft_pipeline.storage import Storage, row_metadata
 
 PARTS = {"gradient": GradientConfig, "search": SearchConfig, "bootstrap": BootstrapConfig}
 
@@ -80,7 +80,8 @@ def learned_structure(
         version = publish_structure(stored, storage.structure)
         for outcome in not_learned(str(error)):
             yield outcome.result(ASSET)
-        yield dg.Output(version, metadata={"learned": False, "reason": str(error)})
+        nothing = {"learned": False, "reason": str(error), **row_metadata(0, EDGES)}
+        yield dg.Output(version, metadata=nothing)
         return
     group_of = {code: groups.names[group] for code, group in
                 zip(opened.codes, groups.of_stock.tolist(), strict=True) if group >= 0}  # fmt: skip
@@ -157,6 +158,7 @@ def _metadata(record: StructureRecord, groups: Groups, panel: Panel) -> dict[str
         "train_dates": f"{first} to {last}",
         "links": len([e for e in record.kept_edges if e.source != e.target]),
         "panel_hash": panel.hash,
+        **row_metadata(edges.height, EDGES),
         "seconds": float(sum(record.seconds.values())),
         "groups": dg.MetadataValue.md(markdown_table(["group", "stocks", "biggest"], rows)),
         "left_out": dg.MetadataValue.md(

@@ -38,6 +38,7 @@ from atft_pipeline.assets.evaluation import (
     rank_ic_table,
     report_data,
     result_metadata,
+    scores_of_run,
     skill_outcomes,
     target_scales,
     validation_rank_ics,
@@ -63,7 +64,6 @@ from atft_pipeline.checks.walk_forward import (
 )
 from atft_pipeline.config_schema import build
 from atft_pipeline.failures import plain_failures
-from atft_pipeline.processes import run_model_process
 from atft_pipeline.report.html import render_report
 from atft_pipeline.resources import WalkForward
 from atft_pipeline.storage import Storage
@@ -204,24 +204,6 @@ def planned_fold(plan: pl.DataFrame, period: str) -> Fold:
             "test_periods again where the panel is newer"
         )
     return Fold.from_dict(json.loads(rows["fold"][0]))
-
-
-def scores_of_run(
-    context: dg.AssetExecutionContext, storage: Storage, folder: Path, panel: Path, graph: Path,
-    extra: tuple[str, ...] = ("--random-graph",),
-) -> pl.DataFrame:  # fmt: skip
-    """Scores by a run's checkpoint, made in the model's own process."""
-    out = storage.root / "scratch" / f"{folder.name}-{context.run.run_id}.parquet"
-    run_model_process(
-        context,
-        ["predict", "--run", str(folder), "--panel", str(panel), "--graph", str(graph),
-         "--out", str(out), *extra],
-    )  # fmt: skip
-    try:
-        frame = pl.read_parquet(out)
-    finally:
-        out.unlink(missing_ok=True)
-    return frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
 
 
 @dg.asset(

@@ -1,4 +1,4 @@
-"""Checks of the model in use and of the scores that it hands out."""
+"""Checks of the scores that the model in use hands out."""
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
@@ -45,28 +45,6 @@ def integrity_failures(
         else:
             failed += [f"{asset}:{name}" for name in verdict.failed_integrity]
     return tuple(failed)
-
-
-def blocking_checks_green(
-    run_id: str | None, refused: Mapping[str, Sequence[str]], unskilled: Sequence[str]
-) -> Outcome:
-    """There is a run whose blocking checks all hold; which newer ones were passed over, and why.
-
-    Args:
-        run_id: The newest sound run; None where there is none.
-        refused: Newer runs with the checks that they failed.
-        unskilled: Skill verdicts that the run failed; they do not block.
-    """
-    passed_over = "; ".join(f"{run} failed {', '.join(why)}" for run, why in refused.items())
-    skill = f", not shown: {', '.join(unskilled)}" if unskilled else ", skill shown"
-    figure = f"run {run_id}{skill}" if run_id else "no run"
-    return Outcome(
-        "blocking_checks_green",
-        run_id is not None,
-        f"{figure}; passed over: {passed_over}" if passed_over else figure,
-        "a trained run that trained_model and evaluation found sound",
-        numbers={"passed_over": len(refused), "failed_skill_verdicts": len(unskilled)},
-    )
 
 
 def scores_are_current(scored: dt.date, last: dt.date) -> Outcome:

@@ -26,16 +26,15 @@ WRITTEN_EDGES = 24
 LOSSES = ("loss_recon", "loss_sparse", "loss_acyclic", "loss_disen")
 
 
+_TYPES = {"string": pl.String, "int32": pl.Int32, "double": pl.Float64, "bool": pl.Boolean}
+EDGES = {name: _TYPES[str(EDGE_SCHEMA.field(name).type)] for name in EDGE_SCHEMA.names}
+"""Columns of the table ``structure_edges``."""
+
+
 def edges_table(record: StructureRecord) -> pl.DataFrame:
     """Every decided edge: the graph's first, then those that were not sure enough; strong first."""
-    frame = pl.DataFrame(
-        [asdict(edge) for edge in record.edges],
-        schema={name: _TYPES[str(EDGE_SCHEMA.field(name).type)] for name in EDGE_SCHEMA.names},
-    )
+    frame = pl.DataFrame([asdict(edge) for edge in record.edges], schema=EDGES)
     return frame.sort(pl.col("kept").not_(), "lag", -pl.col("weight").abs(), "source", "target")
-
-
-_TYPES = {"string": pl.String, "int32": pl.Int32, "double": pl.Float64, "bool": pl.Boolean}
 
 
 def plot_structure(edges: pl.DataFrame, order: Sequence[str]) -> "Figure":

@@ -4,17 +4,16 @@ import json
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from daemon import daemon
 from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
 from dagster._core.events import DagsterEvent, DagsterEventType
 from webhook import SECRET, Webhook, listening
@@ -369,22 +368,3 @@ def test_a_real_daemon_tells_once_what_failed_while_it_was_down(webhook, tmp_pat
     assert len(first) == len(set(first))
     assert webhook.titles == first
     assert SECRET not in log.read_text()
-
-
-@contextmanager
-def daemon(environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
-    """A real daemon with the project's definitions, in a process group that ends with it."""
-    with log.open("a") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dagster._daemon", "run", "-m", "atft_pipeline.definitions"],
-            cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
-        try:
-            yield process
-        finally:
-            os.killpg(process.pid, signal.SIGINT)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()

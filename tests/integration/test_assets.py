@@ -307,7 +307,7 @@ def test_evaluation_is_queryable_and_reported(whole):
     # Those of the serving assets come later.
     for check in verdicts(result):
         asset, _, name = check.partition(":")
-        assert name in text or asset in ("accepted_model", "latest_scores")
+        assert name in text or asset in ("accepted_model", "latest_scores", "realized_scores")
 
 
 def test_the_trained_run_stands_in_the_ledger_and_leaves_no_scratch(whole):

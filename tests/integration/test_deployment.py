@@ -1,5 +1,6 @@
 """The files of deploy/ have the form that their programs read; what they start is tried by hand."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,26 @@ def test_passwords_come_from_the_environment_or_nothing_starts():
         url = services[name]["environment"]["DAGSTER_POSTGRES_URL"]
         assert url.startswith(f"postgresql+psycopg2://dagster:{given}")
         assert services[name]["environment"]["JQUANTS_API_KEY"] == "${JQUANTS_API_KEY:-}"
+
+
+def test_every_variable_of_the_project_reaches_the_containers():
+    """But for the data dir, which the image sets: a setting that is dropped would go unnoticed."""
+    source = (ROOT / "atft_pipeline" / "resources.py").read_text()
+    known = set(re.findall(r"\b(?:ATFT_[A-Z_]+[A-Z]|JQUANTS_API_KEY)\b", source)) - {
+        "ATFT_DATA_DIR"
+    }
+    assert len(known) > 15
+    for name in ("code", "webserver", "daemon"):
+        assert known <= set(read(DEPLOY / "compose.yaml")["services"][name]["environment"])
+
+
+def test_the_image_holds_what_its_commands_need():
+    lines = (DEPLOY / "Dockerfile").read_text()
+    copied = re.findall(r"^COPY (.+) \S+$", lines, flags=re.M)
+    assert all((ROOT / path).exists() for line in copied for path in line.split())
+    assert "libgomp1" in lines
+    for path in ("deploy/dagster.yaml", "deploy/workspace.yaml", "atft_pipeline", "atft_model"):
+        assert path in copied
 
 
 def test_the_containers_start_what_the_workspace_expects_and_only_locally():

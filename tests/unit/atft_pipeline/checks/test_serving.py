@@ -10,7 +10,6 @@ from atft_pipeline.checks.outcome import Outcome
 from atft_pipeline.checks.record import RunVerdicts, read_verdicts, write_verdicts
 from atft_pipeline.checks.serving import (
     ServingGates,
-    blocking_checks_green,
     integrity_failures,
     model_is_sound,
     scores_are_current,
@@ -48,13 +47,6 @@ def test_verdicts_survive_the_run_folder(tmp_path) -> None:
     write_verdicts(tmp_path, "evaluation", outcomes, ("rank_ic_positive",), "w")
     found = read_verdicts(tmp_path, "evaluation")
     assert found == RunVerdicts("w", ("no_dead_inputs",), ("rank_ic_positive",))
-
-
-def test_no_sound_run_stops_and_says_why() -> None:
-    outcome = blocking_checks_green(None, {"r2": ["trained_model:no_dead_inputs"]}, ())
-    assert outcome.stops
-    assert outcome.figure == "no run; passed over: r2 failed trained_model:no_dead_inputs"
-    assert blocking_checks_green("r1", {}, ("evaluation:sharpe_significant",)).passed
 
 
 def test_stale_scores_stop() -> None:

@@ -1,0 +1,68 @@
+"""What the UI shows of every asset's data: how many rows of which columns.
+
+What it shows of the asset itself is in test_checks_page.py.
+"""
+
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from atft_pipeline.definitions import defs
+
+ASSETS = {spec.key.path[-1] for spec in defs.resolve_all_asset_specs()}
+OF_PERIODS = {"rolling_model", "walk_forward_evaluation"}
+"""Built by ``make walk-forward``; stored by the same I/O manager as every table."""
+
+
+def without_size(whole: dict[str, dg.AssetMaterialization]) -> set[str]:
+    """Assets whose materialization lacks a row count, or a schema with columns."""
+    found = set()
+    for name, event in whole.items():
+        rows = event.metadata.get("dagster/row_count")
+        schema = event.metadata.get("dagster/column_schema")
+        columns = schema.schema.columns if isinstance(schema, dg.TableSchemaMetadataValue) else []
+        if rows is None or not isinstance(rows.value, int) or not columns:
+            found.add(name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def events(whole) -> dict[str, dg.AssetMaterialization]:
+    return {event.asset_key.path[-1]: event.materialization
+            for event in whole[1].get_asset_materialization_events()}  # fmt: skip
+
+
+def test_every_asset_shows_its_rows_and_columns(events):
+    assert set(events) == ASSETS - OF_PERIODS
+    assert without_size(events) == set()
+    bare = dg.AssetMaterialization("panel", metadata={"dagster/row_count": 3})
+    assert without_size({**events, "panel": bare}) == {"panel"}
+
+
+def test_the_rows_and_columns_shown_are_those_stored(events, whole):
+    root = Path(whole[0]) / "synthetic"
+    tables = [name for name in events if (root / f"{name}.parquet").exists()]
+    assert len(tables) > 12
+    for name in tables:
+        frame = pl.read_parquet(root / f"{name}.parquet")
+        metadata = events[name].metadata
+        shown = metadata["dagster/column_schema"].value
+        assert metadata["dagster/row_count"].value == frame.height, name
+        assert [(c.name, c.type) for c in shown.columns] == [
+            (column, str(dtype)) for column, dtype in frame.schema.items()
+        ], name
+
+
+def test_the_panel_and_the_graph_count_what_they_hold(events, whole):
+    from atft_model.data.graph import read_graph
+    from atft_model.data.panel import read_panel
+
+    root = Path(whole[0]) / "synthetic"
+    panel = read_panel(root / "panel")
+    prices = pl.read_parquet(root / "prices.parquet", columns=["date"])
+    assert events["panel"].metadata["dagster/row_count"].value == prices.height
+    graph = read_graph(root / "stock_graph", panel)
+    edges = events["stock_graph"].metadata["dagster/row_count"].value
+    assert edges == int((graph.neighbours >= 0).sum())
