@@ -29,7 +29,7 @@ class SkillGates:
 
     min_sharpe: float = setting(
         0.0, "Net Sharpe (h = 5, decile long-short) that the lower 95 % bound must exceed; below, "
-        "it is an ERROR and bars the model."
+        "it is an ERROR, and bars the model where acceptance asks for skill."
     )  # fmt: skip
     warn_sharpe: float = setting(
         0.5, "Lower bound of the net Sharpe below which the verdict is a WARN: skill, but less "
