@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from atft_model.baselines import shuffled_within_date
+from atft_model.metrics.inference import student_t_chance
 from atft_model.metrics.rank_ic import average_ranks, rank_ic
 
 
@@ -25,13 +26,19 @@ class Band:
 class ShuffledControl:
     """Mean rank IC of the shuffled scores over all draws, and how far from 0 that is.
 
-    Each deal is independent and has an expected rank IC of exactly 0 on every date, so ``z`` is a
-    standard normal unless the evaluation itself finds what is not there.
+    Each deal is independent and has an expected rank IC of exactly 0 on every date. The error of
+    the mean comes from the deals' own spread, so ``t`` follows Student's t with one degree of
+    freedom fewer than there are deals, unless the evaluation itself finds what is not there.
     """
 
     mean: float
-    z: float
+    t: float
     draws: int
+
+    @property
+    def chance(self) -> float:
+        """Probability of a ``t`` as far from 0 by luck alone; NaN where there is none."""
+        return student_t_chance(self.t, self.draws - 1) if self.draws > 1 else float("nan")
 
 
 def band_of(values: np.ndarray) -> Band:

@@ -22,7 +22,7 @@ from atft_model.data.panel import Panel
 from atft_model.data.splits import EXECUTION_LAG
 from atft_model.errors import InputError
 from atft_model.metrics.bootstrap import bootstrap_mean, bootstrap_sharpe
-from atft_model.metrics.breakdown import neutralized
+from atft_model.metrics.breakdown import neutral_weights, neutralized
 from atft_model.metrics.inference import (
     MeanEstimate,
     best_sharpe_by_luck,
@@ -73,7 +73,9 @@ class EvaluationConfig:
     )
     top_stocks: int = setting(30, "Stocks in the long-only portfolio of the highest scores.")
     neutral_to: tuple[str, ...] = setting(
-        (), "What the traded score is made neutral to, of sector, beta and size. Rank IC is not."
+        (),
+        "What the traded score and the long-short books are made neutral to, of sector, beta "
+        "and size. Rank IC is not.",
     )
     borrow_bp: float = setting(
         0.0, "Cost of borrowing what is sold short, in basis points a year. Large stocks cost "
@@ -90,7 +92,10 @@ class EvaluationConfig:
         "failures returned -0.30 in New York (Shumway 1997). No source here tells them apart."
     )  # fmt: skip
     random_draws: int = setting(200, "Random scores behind the band of what luck looks like.")
-    shuffles: int = setting(20, "Deals of the model's own scores that must find nothing.")
+    shuffles: int = setting(
+        20, "Deals of the model's own scores that must find nothing; at least 10, because with "
+        "fewer luck explains so much that the check could hardly fail."
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.neutral_to if name not in NEUTRAL_FACTORS]
@@ -99,6 +104,8 @@ class EvaluationConfig:
                 f"evaluation: neutral_to has {', '.join(unknown)}; expected some of "
                 f"{', '.join(NEUTRAL_FACTORS)}"
             )
+        if self.shuffles < 10:
+            raise InputError(f"evaluation: shuffles is {self.shuffles}; expected 10 or more")
 
 
 @dataclass(frozen=True)
@@ -225,11 +232,12 @@ def evaluate(
     rank_ics = rank_ic(mine, target, valid, config.min_stocks)
     deciles = decile_returns(mine, target, valid, min_stocks=config.min_stocks)
     estimates = [newey_west_mean(column, horizon=horizon) for column in deciles.T]
-    traded = _neutral_score(mine, part)
+    traded = traded_score(mine, part)
     if scorer == MARKET:
         weights = equal_weights(part.tradable)
     else:
-        weights = long_short_weights(traded, part.tradable, config.quantile, config.min_stocks)
+        deciles_held = long_short_weights(traded, part.tradable, config.quantile, config.min_stocks)
+        weights = traded_book(deciles_held, part)
     returns = portfolio(weights, horizon, part)
     figures = _ranking_figures(mine, target, valid, rank_ics, horizon, config)
     figures |= _residual_figures(mine, target, valid, horizon, part)
@@ -238,7 +246,8 @@ def evaluate(
     if scorer != MARKET and np.isfinite(mine).any():
         others = {
             "rank_weighted": portfolio(
-                rank_weights(traded, part.tradable, config.min_stocks), horizon, part
+                traded_book(rank_weights(traded, part.tradable, config.min_stocks), part),
+                horizon, part,
             ),
             "top": portfolio(
                 top_weights(traded, part.tradable, config.top_stocks, config.min_stocks),
@@ -287,15 +296,29 @@ def portfolio(
     )
 
 
-def _neutral_score(score: np.ndarray, part: TestPart) -> np.ndarray:
-    """The score as it is traded: as it is, or less what sector, beta and size explain."""
-    names = part.config.neutral_to
-    if not names:
+def traded_score(
+    score: Float[np.ndarray, "dates stocks"], part: TestPart
+) -> Float[np.ndarray, "dates stocks"]:
+    """The score as it is, or less what the factors of ``neutral_to`` explain of its ranks."""
+    if not part.config.neutral_to:
         return score
+    return neutralized(np.where(part.tradable, score, np.nan), *_neutral_factors(part))
+
+
+def traded_book(
+    weights: Float[np.ndarray, "dates stocks"], part: TestPart
+) -> Float[np.ndarray, "dates stocks"]:
+    """Long-short weights as they are, or without any lean to the factors of ``neutral_to``."""
+    if not part.config.neutral_to:
+        return weights
+    return neutral_weights(weights, part.tradable, *_neutral_factors(part))
+
+
+def _neutral_factors(part: TestPart) -> tuple[np.ndarray, np.ndarray | None]:
+    names = part.config.neutral_to
     columns = [part.factors[name] for name in names if name != "sector"]
-    factors = np.stack(columns, axis=-1) if columns else np.empty((*score.shape, 0))
-    scored = np.where(part.tradable, score, np.nan)
-    return neutralized(scored, factors, part.sector if "sector" in names else None)
+    factors = np.stack(columns, axis=-1) if columns else np.empty((*part.tradable.shape, 0))
+    return factors, part.sector if "sector" in names else None
 
 
 def _ranking_figures(

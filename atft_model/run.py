@@ -138,17 +138,14 @@ def train(
     started = time.monotonic()
     device = choose_device(config.training.device)
     check_precision(config.training.precision, device)
-    panel = read_panel(panel_folder)
-    if fold is not None:
-        panel = panel_of_fold(panel, fold)
+    panel = training_panel(panel_folder, fold)
     graph = read_graph(graph_folder, panel)
     assert_purged(panel.split, panel.horizons)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "run.json").exists():
         raise InputError(f"{folder}: a run was trained here already; give another run id")
-    identity = run_identity(config, panel, graph, device, group)
-    of_fold = {} if fold is None else {"fold": fold.to_dict()}
-    identity |= of_fold
+    of_fold = {} if fold is None else {"fold": fold.to_dict(), "left_out": panel.left_out}
+    identity = run_identity(config, panel, graph, device, group) | of_fold
     state = open_checkpoint(folder, identity) if resume else None
     group.check_same(
         lambda: f"{panel.hash} {graph.hash} {state is None:d}", "panel, graph or state"
@@ -162,8 +159,7 @@ def train(
     seed_everything(config.training.seed)
     statistics = fit_statistics(panel, panel.split.train)
     scale = fit_target_scale(panel, panel.split.train)
-    for horizon, mean, std in zip(panel.horizons, scale.mean, scale.std, strict=True):
-        log.info("horizon_%d: mean=%.6f, std=%.6f", horizon, mean, std)
+    log_targets(panel, scale)
     data = DevicePanel(panel, graph, statistics, scale, config.model.lookback, device)
     trainer = build_trainer(config, data, folder, reporter, identity, group)
     if state is None:
@@ -198,6 +194,23 @@ def train(
     write_text_atomically(folder / "run.json", json.dumps(record, indent=1))
     reporter.result({"run_id": record["run_id"], "checkpoint_hash": record["checkpoint_hash"]})
     return record
+
+
+def training_panel(folder: Path, fold: Fold | None) -> Panel:
+    """The panel under its own split or a fold's; says which features the fold does without."""
+    panel = read_panel(folder)
+    if fold is None:
+        return panel
+    panel = panel_of_fold(panel, fold)
+    for name, reason in panel.left_out.items():
+        log.info("left out of fold %s: %s: %s", fold.period, name, reason)
+    return panel
+
+
+def log_targets(panel: Panel, scale: TargetScale) -> None:
+    """Raw mean and standard deviation of each horizon's return on training dates."""
+    for horizon, mean, std in zip(panel.horizons, scale.mean, scale.std, strict=True):
+        log.info("horizon_%d: mean=%.6f, std=%.6f", horizon, mean, std)
 
 
 def run_identity(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from atft_model.config import setting
-from atft_model.data.panel import Panel
+from atft_model.data.panel import Panel, uninformative_features, without_features
 from atft_model.data.splits import Split, assert_purged, purge_days
 from atft_model.errors import InputError
 
@@ -120,6 +120,9 @@ def plan_folds(panel: Panel, config: WalkForwardConfig) -> tuple[list[Fold], dic
 def panel_of_fold(panel: Panel, fold: Fold) -> Panel:
     """The panel under the fold's split: its time-series statistics are then the fold's own.
 
+    Features that say nothing on the fold's training dates are left out by name, as
+    ``normalized_features`` does on the default split's.
+
     Raises:
         InputError: a fold of another panel, whose positions mean other dates.
     """
@@ -129,7 +132,8 @@ def panel_of_fold(panel: Panel, fold: Fold) -> Panel:
             "materialize test_periods again"
         )
     assert_purged(fold.split, panel.horizons)
-    return replace(panel, split=fold.split)
+    left_out = uninformative_features(panel, fold.split.train)
+    return without_features(replace(panel, split=fold.split), left_out)
 
 
 def _periods(dates: Sequence[date], unit: Literal["year", "quarter"]) -> dict[str, tuple[int, int]]:

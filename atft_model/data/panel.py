@@ -6,7 +6,7 @@ each split fits its own statistics on its own training dates. Unknown entries ar
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 
 from atft_model.data.artifacts import RawFile, current_version, publish, read_manifest
-from atft_model.data.normalizer import TimeSeriesStatistics, fit_time_series
+from atft_model.data.normalizer import (
+    LOWER_QUANTILE,
+    UPPER_QUANTILE,
+    TimeSeriesStatistics,
+    fit_time_series,
+    winsorized_moments,
+)
 from atft_model.data.splits import Split
 from atft_model.errors import InputError
 
@@ -40,6 +46,7 @@ class Panel:
         source: name of the market data source.
         inputs: content hash of each table that the panel was built from.
         hash: content hash of everything above.
+        left_out: of a fold's panel, the features that it does without, and why; not stored.
     """
 
     features: np.ndarray
@@ -60,6 +67,7 @@ class Panel:
     source: str
     inputs: dict[str, str] = field(default_factory=dict)
     hash: str = ""
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def time_series_columns(self) -> list[int]:
         """Positions of the features that arrive in raw units."""
@@ -223,9 +231,64 @@ def _check_shapes(arrays: dict[str, np.ndarray], manifest: dict[str, Any], folde
 def fit_statistics(panel: Panel, train: tuple[int, int]) -> TimeSeriesStatistics:
     """Statistics of the time-series features from the observed rows of the training dates."""
     columns = panel.time_series_columns()
-    part = slice(*train)
-    rows = np.asarray(panel.features[part][..., columns])[np.asarray(panel.observed[part])]
+    rows = _observed_rows(panel, train, columns)
     return fit_time_series(rows, [panel.feature_names[i] for i in columns])
+
+
+def _observed_rows(panel: Panel, train: tuple[int, int], columns: list[int]) -> np.ndarray:
+    part = slice(*train)
+    return np.asarray(panel.features[part][..., columns])[np.asarray(panel.observed[part])]
+
+
+def uninformative_features(panel: Panel, train: tuple[int, int]) -> dict[str, str]:
+    """Features that say nothing on the training dates, each with the reason in words.
+
+    Unknown throughout or constant, as in ``normalized_features``; time-series features also where
+    99 % of the rows hold one value, because their statistics are undefined then.
+    """
+    low = np.full(len(panel.feature_names), np.inf)
+    high = -low
+    for day in range(*train):
+        rows = np.asarray(panel.features[day])[np.asarray(panel.observed[day])]
+        low = np.fmin(low, np.fmin.reduce(rows, axis=0, initial=np.inf))
+        high = np.fmax(high, np.fmax.reduce(rows, axis=0, initial=-np.inf))
+    reasons = {}
+    for column, name in enumerate(panel.feature_names):
+        if low[column] > high[column]:
+            reasons[name] = "no known value on training dates"
+        elif low[column] == high[column]:
+            reasons[name] = f"constant on training dates: always {low[column]:g}"
+        elif panel.normalizers[column] == "time_series":
+            rows = _observed_rows(panel, train, [column])
+            moments = winsorized_moments(rows.T, LOWER_QUANTILE, UPPER_QUANTILE)
+            if moments.std[0] == 0:
+                reasons[name] = (
+                    f"nearly constant on training dates: {moments.lower[0]:g} on 99 % of rows "
+                    "or more"
+                )
+    return reasons
+
+
+def without_features(panel: Panel, left_out: dict[str, str]) -> Panel:
+    """The panel without some features, which keeps their names and the reasons.
+
+    Raises:
+        InputError: none would be left.
+    """
+    if not left_out:
+        return panel
+    kept = [i for i, name in enumerate(panel.feature_names) if name not in left_out]
+    if not kept:
+        raise InputError(
+            "panel: every feature is unknown or constant on the training dates; train on later ones"
+        )
+    return replace(
+        panel,
+        features=np.ascontiguousarray(np.asarray(panel.features)[..., kept]),
+        feature_names=tuple(panel.feature_names[i] for i in kept),
+        normalizers=tuple(panel.normalizers[i] for i in kept),
+        left_out=left_out,
+    )
 
 
 def window_observed(observed: np.ndarray, lookback: int, min_share: float = 0.5) -> np.ndarray:

@@ -94,24 +94,58 @@ def neutralized(
         NaN where not scored. A date whose score is explained wholly keeps zeros only.
     """
     known = np.isfinite(score)
-    count = known.sum(axis=1, keepdims=True)
-    y = _centred_ranks(score, known)
+    residual = _unexplained(_centred_ranks(score, known), known, factors, group)
+    # Rounding must not leave a ranking where nothing is left to rank.
+    size = np.abs(residual).max(axis=1, keepdims=True, initial=0.0)
+    return np.where(known, np.where(size < 1e-9, 0.0, residual), np.nan)
+
+
+def neutral_weights(
+    weights: Float[np.ndarray, "dates stocks"],
+    tradable: Bool[np.ndarray, "dates stocks"],
+    factors: Float[np.ndarray, "dates stocks factors"],
+    group: Int[np.ndarray, " stocks"] | None = None,
+) -> Float[np.ndarray, "dates stocks"]:
+    """The nearest long-short book that holds nothing of the factors' ranks, and 0 of each group.
+
+    The deciles of a neutral score are not neutral themselves: ranks are bounded, so the extremes of
+    what a strong factor leaves lean against it. Here the least is added to the weights, spread over
+    all tradable stocks, that takes the lean away; the book is then scaled to what it was.
+
+    Args:
+        weights: Long-short, 0 net, of tradable stocks alone.
+        tradable: Stocks that may be held.
+        factors: As in ``neutralized``.
+        group: As in ``neutralized``.
+
+    Returns:
+        A date whose weights are explained wholly holds nothing.
+    """
+    residual = _unexplained(weights, tradable, factors, group)
+    before = np.abs(weights).sum(axis=1, keepdims=True)
+    after = np.abs(residual).sum(axis=1, keepdims=True)
+    left = after > 1e-9 * before
+    return np.where(left, residual * before / np.where(left, after, 1.0), 0.0)
+
+
+def _unexplained(
+    y: np.ndarray, known: np.ndarray, factors: np.ndarray, group: np.ndarray | None
+) -> np.ndarray:
+    """Least-squares residual of y, whose mean is 0, on the factors' ranks and the groups."""
     columns = [_centred_ranks(factors[..., k], known) for k in range(factors.shape[-1])]
     if group is not None:
+        count = known.sum(axis=1, keepdims=True)
         for value in np.unique(group)[1:]:
             member = known & (group == value)
             share = member.sum(axis=1, keepdims=True) / np.maximum(count, 1)
             columns.append(np.where(known, member - share, 0.0))
     if not columns:
-        return np.where(known, y, np.nan)
+        return y
     x = np.stack(columns, axis=-1)
     gram = np.einsum("dsi,dsj->dij", x, x)
     moment = np.einsum("dsi,ds->di", x, y)
     inverse = np.linalg.pinv(gram, rcond=_RANK_TOLERANCE, hermitian=True)
-    residual = y - np.einsum("dsi,dij,dj->ds", x, inverse, moment, optimize=True)
-    # Rounding must not leave a ranking where nothing is left to rank.
-    size = np.abs(residual).max(axis=1, keepdims=True, initial=0.0)
-    return np.where(known, np.where(size < 1e-9, 0.0, residual), np.nan)
+    return y - np.einsum("dsi,dij,dj->ds", x, inverse, moment, optimize=True)
 
 
 def quantile_coverage(

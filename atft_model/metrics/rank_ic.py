@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 
 from atft_model.errors import InputError
 from atft_model.metrics.axes import require_same_shape
+from atft_model.metrics.ordering import ascending_order, tied_slots
 
 MIN_STOCKS = 30  # below this a rank correlation is mostly noise: its standard error exceeds 0.18
 DECILES = 10
@@ -21,7 +22,10 @@ DECILES = 10
 _CELLS_PER_BLOCK = 40_000
 # NumPy's sorting and arithmetic leave the interpreter's lock, so that blocks run side by side.
 _THREADS = min(4, os.cpu_count() or 1)
-_LARGEST = 1e308
+# The C library keeps freed blocks for itself up to the size of the largest one that it ever gave
+# back. Until then it gives every block's arrays back to the kernel, and half of the time goes into
+# getting them again, page by page.
+_KEPT_BYTES = 16 << 20
 
 
 def rank_bounds(
@@ -84,7 +88,9 @@ def rank_ic(
     result = np.empty(score.shape[0])
 
     def work(block: slice) -> None:
-        x, y, usable = _usable_pairs(score[block], forward_return[block], valid[block])
+        x = np.asarray(score[block], dtype=np.float64)
+        y = np.asarray(forward_return[block], dtype=np.float64)
+        usable = valid[block] & np.isfinite(x) & np.isfinite(y)
         result[block] = _rank_correlation(x, y, usable, min_stocks)
 
     for_each_block(score.shape, work)
@@ -219,6 +225,7 @@ def for_each_block(shape: tuple[int, ...], work: Callable[[slice], None]) -> Non
 
     Blocks share no result, so the outcome does not depend on their order.
     """
+    np.empty(_KEPT_BYTES, dtype=np.uint8)  # never touched, given back at once
     blocks = list(date_blocks(shape))
     if len(blocks) < 2 or _THREADS < 2:
         for block in blocks:
@@ -230,74 +237,26 @@ def for_each_block(shape: tuple[int, ...], work: Callable[[slice], None]) -> Non
 
 def _rank_bounds_of_block(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     missing = np.isnan(values)
-    order, plain = _in_ascending_order(values, missing)
-    ranks = _ranks_of_order(order)
+    order, tied = ascending_order(values, missing)
+    ranks = _ranks_of_slots(np.broadcast_to(np.arange(values.shape[1]), order.shape), order)
     ranks[missing] = np.nan
-    if plain.all():
+    if not tied.any():
         return ranks, ranks
     lowest, highest = ranks, ranks.copy()
-    lowest[~plain], highest[~plain] = _bounds_of_tied(values[~plain])
+    known = values.shape[1] - np.count_nonzero(missing[tied], axis=1)
+    bounds = tied_slots(values[tied], order[tied], known)
+    for result, slots in zip((lowest, highest), bounds, strict=True):
+        result[tied] = np.where(missing[tied], np.nan, _ranks_of_slots(slots, order[tied]))
     return lowest, highest
 
 
-def _in_ascending_order(values: np.ndarray, missing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the values along the stocks in ascending order, the missing ones last.
-
-    Each value's lowest bits are replaced by its position, so that one sort of plain numbers, which
-    takes a fraction of an ``argsort``, brings the positions along. Where two values differ in those
-    bits alone the order is not certain, as with a true tie.
-
-    Returns:
-        ``order`` and, per date, whether it is certain and without a tie. Where it is not, ``order``
-        means nothing.
-    """
-    stocks = values.shape[1]
-    mask = np.int64((1 << max(stocks - 1, 1).bit_length()) - 1)
-    # + 0.0 makes one zero of two. Infinities with other low bits would be NaN, which sorts slowly.
-    number = np.clip(np.where(missing, _LARGEST, values + 0.0), -_LARGEST, _LARGEST)
-    keys = number.view(np.int64)
-    keys &= ~mask
-    keys |= np.arange(stocks)
-    number.sort(axis=1)
-    order = keys & mask
-    keys &= ~mask
-    alike = np.count_nonzero(keys[:, 1:] == keys[:, :-1], axis=1)
-    # The missing ones are alike among themselves; anything beyond that is a tie, or might be one.
-    return order, alike == np.maximum(missing.sum(axis=1) - 1, 0)
-
-
-def _ranks_of_order(order: np.ndarray) -> np.ndarray:
-    """1 for the stock that comes first in its date's order, and so on."""
+def _ranks_of_slots(slots: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Rank of each stock, where ``slots`` says for each slot of the order which one counts."""
     dates, stocks = order.shape
     ranks = np.empty(order.shape)
-    places = (order + np.arange(dates)[:, None] * stocks).ravel()
-    ranks.ravel()[places] = np.broadcast_to(np.arange(1.0, stocks + 1), order.shape).ravel()
+    places = order + np.arange(dates)[:, None] * stocks
+    ranks.ravel()[places.ravel()] = slots.ravel() + 1.0
     return ranks
-
-
-def _bounds_of_tied(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest rank of each value's group of ties, by sorting in full."""
-    missing = np.isnan(values)
-    # NaN sorts with +inf: sorting is several times faster without NaN.
-    sortable = np.where(missing, np.inf, values)
-    order = np.argsort(sortable, axis=1)
-    in_order = np.take_along_axis(sortable, order, axis=1)
-    slots = np.arange(values.shape[1])
-    starts_group = np.ones(values.shape, dtype=bool)
-    starts_group[:, 1:] = in_order[:, 1:] != in_order[:, :-1]
-    ends_group = np.ones(values.shape, dtype=bool)
-    ends_group[:, :-1] = starts_group[:, 1:]
-    first = np.maximum.accumulate(np.where(starts_group, slots, 0), axis=1)
-    last_from_right = np.where(ends_group, slots, values.shape[1])[:, ::-1]
-    last = np.minimum.accumulate(last_from_right, axis=1)[:, ::-1]
-    lowest, highest = np.empty_like(values), np.empty_like(values)
-    np.put_along_axis(lowest, order, first + 1.0, axis=1)
-    np.put_along_axis(highest, order, last + 1.0, axis=1)
-    # A true +inf shares its group with the NaN; its ranks end where the values end.
-    highest = np.minimum(highest, (~missing).sum(axis=1, keepdims=True))
-    lowest[missing] = np.nan
-    highest[missing] = np.nan
-    return lowest, highest
 
 
 def _average_ranks_of_block(values: np.ndarray) -> np.ndarray:
@@ -330,43 +289,47 @@ def _varies(x: np.ndarray, usable: np.ndarray) -> np.ndarray:
 def _rank_correlation(
     x: np.ndarray, y: np.ndarray, usable: np.ndarray, min_stocks: int
 ) -> Float[np.ndarray, " dates"]:
-    """Spearman correlation per date of values that are NaN where not usable.
+    """Spearman correlation per date of the usable pairs.
 
-    Without ties the ranks are 1 to n on both sides, so their mean and spread are known, and y's
-    ranks taken in the order of x say all that is left to say. Dates with ties are ranked in full.
+    Without ties the ranks are 0 to n - 1 on both sides, so their means and spreads are known. With
+    the stocks put in the order of x, a stock's slot is its rank in x. Put in the order of y after
+    that, the sum over the ranks k in y, of k times the slot that stands there, says the rest.
     """
-    count = usable.sum(axis=1)
-    missing = ~usable
-    order_x, plain_x = _in_ascending_order(x, missing)
-    order_y, plain_y = _in_ascending_order(y, missing)
+    count = np.count_nonzero(usable, axis=1)
     dates, stocks = x.shape
-    places = order_x + np.arange(dates)[:, None] * stocks
-    rank_y = np.take(_ranks_of_order(order_y), places)
-    slots = np.arange(1.0, stocks + 1)
-    rank_x = np.where(slots <= count[:, None], slots, 0.0)
+    slots = np.arange(stocks)
+    order, tied_x = ascending_order(x, ~usable)
+    y = y.take(order + np.arange(dates)[:, None] * stocks)
+    slot, tied_y = ascending_order(y, slots >= count[:, None])
+    # What is not usable comes last in both orders and keeps its slot: k times k for each.
+    rest = _sum_of_squares(np.full(dates, stocks - 1)) - _sum_of_squares(count - 1)
     n = np.maximum(count, 2).astype(np.float64)
-    covariance = np.einsum("ij,ij->i", rank_x, rank_y) - n * ((n + 1) / 2) ** 2
-    result = np.where(
-        count >= max(min_stocks, 2), np.clip(covariance / (n * (n**2 - 1) / 12), -1.0, 1.0), np.nan
-    )
-    tied = ~(plain_x & plain_y)
+    covariance = slot.astype(np.float64) @ slots.astype(np.float64) - rest
+    covariance -= n * ((n - 1) / 2) ** 2
+    result = np.clip(covariance / (n * (n**2 - 1) / 12), -1.0, 1.0)
+    tied = tied_x | tied_y
     if tied.any():
-        result[tied] = _correlation_of_ranks(
-            _average_ranks_of_block(x[tied]), _average_ranks_of_block(y[tied]), usable[tied],
-            min_stocks,
-        )  # fmt: skip
-    return result
+        n, order, slot = count[tied], order[tied], slot[tied]
+        rank_x = np.add(*tied_slots(x[tied], order, n)) / 2
+        rank_y = np.add(*tied_slots(y[tied], slot, n)) / 2
+        rank_x = np.take_along_axis(rank_x, slot, axis=1)
+        result[tied] = _correlation_of_ranks(rank_x, rank_y, slots < n[:, None])
+    return np.where(count >= max(min_stocks, 2), result, np.nan)
+
+
+def _sum_of_squares(last: np.ndarray) -> np.ndarray:
+    """0 + 1 + 4 + ... up to the square of ``last``; exact up to 300,000 stocks."""
+    return last * (last + 1) * (2 * last + 1) / 6
 
 
 def _correlation_of_ranks(
-    x: np.ndarray, y: np.ndarray, usable: np.ndarray, min_stocks: int
+    x: np.ndarray, y: np.ndarray, usable: np.ndarray
 ) -> Float[np.ndarray, " dates"]:
-    """Correlation of average ranks: their mean is known, and only a constant has no spread."""
-    count = usable.sum(axis=1)
-    middle = (count[:, None] + 1) / 2
+    """Correlation of average ranks, from 0: their mean is known, and only a constant is NaN."""
+    middle = (np.count_nonzero(usable, axis=1)[:, None] - 1) / 2
     dx, dy = np.where(usable, x - middle, 0.0), np.where(usable, y - middle, 0.0)
     spread = np.einsum("ij,ij->i", dx, dx) * np.einsum("ij,ij->i", dy, dy)
-    defined = (count >= max(min_stocks, 2)) & (spread > 0)
+    defined = spread > 0
     correlation = np.einsum("ij,ij->i", dx, dy) / np.sqrt(np.where(defined, spread, 1.0))
     return np.where(defined, np.clip(correlation, -1.0, 1.0), np.nan)
 

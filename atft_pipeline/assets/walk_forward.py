@@ -180,6 +180,9 @@ def rolling_model(
     metadata = run_metadata(record, health) | {
         "checkpoint_hash": record["checkpoint_hash"],
         "train_dates": f"{record['split']['train'][0]} to {record['split']['train'][1]}",
+        "left_out": dg.MetadataValue.md(
+            markdown_table(["feature", "reason"], record["left_out"].items())
+        ),
     }
     yield from verdicts(ROLLING, outcomes, frame, metadata)
     if stopped:

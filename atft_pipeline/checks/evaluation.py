@@ -15,8 +15,9 @@ COMPARED_DIGITS = 6
 PATH_TOLERANCE = 0.003
 """Rank IC that one forward path may differ by: bf16 rounds scores in the third digit, which moves a
 mean rank IC by less than 0.001; dropout left on or a graph left out moves it by hundredths."""
-SHUFFLED_Z_LIMIT = 5.0
-"""Standard errors from 0: four horizons stay within them in all but one of 400,000 evaluations."""
+SHUFFLED_CHANCE_LIMIT = 5.7e-7
+"""That of 5 standard errors of a normal: four horizons raise a false alarm once in 400,000
+evaluations, however few deals there are."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class SkillGates:
 
     min_sharpe: float = setting(
         0.0, "Net Sharpe (h = 5, decile long-short) that the lower 95 % bound must exceed; below, "
-        "it is an ERROR and bars the model."
+        "it is an ERROR, and bars the model where acceptance asks for skill."
     )  # fmt: skip
     warn_sharpe: float = setting(
         0.5, "Lower bound of the net Sharpe below which the verdict is a WARN: skill, but less "
@@ -116,19 +117,19 @@ def shuffled_control_finds_nothing(shuffled: Mapping[int, ShuffledControl]) -> O
     A shuffled score that ranks returns shows a fault of the evaluation: a rank taken from the order
     of the stocks, a mask that knows the returns, a shuffle that does not shuffle.
     """
-    found = {h: control for h, control in shuffled.items() if math.isfinite(control.z)}
+    found = {h: control for h, control in shuffled.items() if math.isfinite(control.chance)}
     if not found:
         return Outcome("shuffled_control_finds_nothing", False, "no horizon could be shuffled",
                        "a rank IC of 0")  # fmt: skip
-    worst = max(found, key=lambda h: abs(found[h].z))
+    worst = min(found, key=lambda h: (found[h].chance, -abs(found[h].t)))
     control = found[worst]
     return Outcome(
         "shuffled_control_finds_nothing",
-        len(found) == len(shuffled) and abs(control.z) < SHUFFLED_Z_LIMIT,
+        len(found) == len(shuffled) and control.chance > SHUFFLED_CHANCE_LIMIT,
         f"mean rank IC {control.mean:+.4f} over {control.draws} deals at {worst} days, "
-        f"{control.z:+.1f} standard errors from 0",
-        f"within {SHUFFLED_Z_LIMIT:g} standard errors at every horizon",
-        numbers={f"z_{h}d": c.z for h, c in found.items()},
+        f"{control.t:+.1f} standard errors from 0: by luck with a chance of {control.chance:.2g}",
+        f"a chance above {SHUFFLED_CHANCE_LIMIT:g} at every horizon (Student's t)",
+        numbers={f"t_{h}d": c.t for h, c in found.items()},
     )
 
 

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -204,13 +205,16 @@ def render_comparison(first: EvaluatedRun, second: EvaluatedRun) -> str:
 
 
 def _in_words(d: Difference, first: str, second: str) -> str:
+    label = d.label[0].upper() + d.label[1:]
+    if not math.isfinite(d.t):
+        same = f"the same on each of {d.dates} common dates"
+        return (
+            f"{label}: {same if d.difference == 0 else 'no error of the difference can be given'}."
+        )
     digits = 4 if d.label == "rank IC" else 2
     gap = f"{format_number(d.difference, digits)} ± {format_number(d.standard_error, digits)}"
-    if not math.isfinite(d.t):
-        return f"{d.label}: no error of the difference can be given."
     better = first if d.difference > 0 else second
     ground = f"{better} is ahead" if abs(d.t) >= 2 else "the two cannot be told apart"
-    label = d.label[0].upper() + d.label[1:]
     return (
         f"{label}: {ground}: first less second {gap} (t = {format_number(d.t, 1)}, {d.dates} "
         "common dates)."
@@ -253,7 +257,7 @@ def _identity(first: EvaluatedRun, second: EvaluatedRun) -> list[tuple[str, str,
         ("Validation rank IC", lambda r: format_number(r["best_validation_rank_ic"], 4)),
         ("Training time", lambda r: f"{r['seconds']:.0f} s on {r['device']}"),
         ("torch", lambda r: r["versions"]["torch"]),
-        ("Finished", lambda r: r["finished_at"]),
+        ("Finished", lambda r: f"{datetime.fromisoformat(r['finished_at']):%Y-%m-%d %H:%M} UTC"),
     ):
         a, b = value(first.record), value(second.record)
         rows.append((name, a, b, a != b))

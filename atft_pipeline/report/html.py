@@ -409,7 +409,7 @@ def _check_groups(checks: Sequence[CheckRow]) -> list[dict[str, Any]]:
     groups = []
     for kind, meaning in (
         ("integrity", "a failure stops what depends on it"),
-        ("skill", "a failure bars the model from use, but stops nothing"),
+        ("skill", "a failure stops nothing; it bars the model from use with require_skill: true"),
     ):
         rows = [check for check in checks if check.kind == kind]
         rows.sort(key=lambda check: (check.passed, check.severity != "ERROR"))

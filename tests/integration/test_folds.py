@@ -96,6 +96,30 @@ def test_weights_are_the_same_whatever_happens_in_the_test_period(trained, tmp_p
     assert _train(tmp_path / "touched", "run")["checkpoint_hash"] != record["checkpoint_hash"]
 
 
+def test_a_feature_unknown_in_the_training_dates_is_left_out_by_name(trained, tmp_path, caplog):
+    """Known later, when a vendor's table begins: later folds have it, this one does without."""
+    root, record = trained
+    assert record["left_out"] == {}
+    panel = read_panel(root / "panel")
+    last = record["fold"]["train"][1]
+    features = np.array(panel.features)
+    unknown, market_wide = panel.feature_names[1], panel.feature_names[-1]
+    assert (panel.normalizers[1], panel.normalizers[-1]) == ("cross_section", "time_series")
+    features[:last, :, 1] = np.nan
+    features[:last, :, -1] = 0.25
+    _store(_with(panel, {"features": features}), tmp_path)
+    late = _train(tmp_path, "run")
+    reasons = {
+        unknown: "no known value on training dates",
+        market_wide: "constant on training dates: always 0.25",
+    }
+    assert late["left_out"] == reasons
+    assert late["features"] == [n for n in panel.feature_names if n not in reasons]
+    assert f"left out of fold 2020-Q3: {unknown}: no known value" in caplog.text
+    table = predict(tmp_path / "run", tmp_path / "panel", tmp_path / "graph")
+    assert np.isfinite(table["score"].to_numpy()).all()
+
+
 def _with(panel: Panel, arrays: dict[str, np.ndarray]) -> Panel:
     return replace(panel, hash="", **arrays)
 

@@ -15,9 +15,13 @@ from atft_model.evaluation import (
     cut_test_part,
     evaluate,
     evaluate_all,
+    portfolio,
+    traded_book,
+    traded_score,
 )
 from atft_model.metrics.inference import newey_west_mean, sharpe
-from atft_model.metrics.rank_ic import rank_ic
+from atft_model.metrics.portfolio import long_short_weights
+from atft_model.metrics.rank_ic import average_ranks, rank_ic
 
 CONFIG = EvaluationConfig(min_stocks=20, top_stocks=10)
 
@@ -104,11 +108,51 @@ def test_entering_at_the_open_earns_the_returns_from_open_to_open(panel, facts, 
         cut_test_part(panel, at_open, MarketFacts())
 
 
-def test_a_neutral_portfolio_has_no_beta_and_no_sector_tilt(panel, facts, score) -> None:
+@pytest.mark.parametrize("name", ["sector", "beta", "size"])
+def test_a_neutral_portfolio_forgets_a_tilt_to_what_it_is_neutral_to(
+    panel, facts, score, name
+) -> None:
+    """A tilt that leads the plain portfolio's choice does not show in the neutral one's."""
+    part = cut_test_part(panel, CONFIG, facts)
+    tilt = np.full(score.shape, np.nan)
+    if name == "sector":
+        tilt[part.days] = 1.0 * (np.asarray(panel.sector) == 1)
+    else:
+        known = np.where(part.tradable, part.factors[name], np.nan)
+        tilt[part.days] = average_ranks(known) / score.shape[1]
+    tilted = score + 3.0 * np.nan_to_num(tilt)
+
+    def lean(neutral_to: tuple[str, ...]) -> float:
+        """Mean over the dates of what the book holds of the tilt, in its standard deviations."""
+        config = dataclasses.replace(CONFIG, neutral_to=neutral_to)
+        mine = cut_test_part(panel, config, facts)
+        traded = traded_score(tilted[part.days], mine)
+        weights = traded_book(long_short_weights(traded, mine.tradable, 0.1, 20), mine)
+        invested = np.abs(weights).sum(axis=1)
+        assert np.allclose(invested[invested > 0], 2.0)
+        assert np.allclose(weights.sum(axis=1), 0.0)
+        spread = np.nanstd(np.where(mine.tradable, tilt[part.days], np.nan))
+        return float(np.nansum(weights * tilt[part.days], axis=1).mean() / spread)
+
+    others = tuple(other for other in ("sector", "beta", "size") if other != name)
+    plain = lean(())
+    assert plain > 1.0
+    assert lean(others) > 0.6 * plain  # being neutral to something else does not help
+    assert abs(lean((name,))) < 1e-9
+    assert abs(lean(("sector", "beta", "size"))) < 1e-9
+
+
+def test_a_neutral_portfolio_earns_what_the_tilt_hid_and_its_rank_ic_stays(
+    panel, facts, score
+) -> None:
     tilted = score + 3.0 * (np.asarray(panel.sector) == 1)
-    neutral = dataclasses.replace(CONFIG, neutral_to=("sector", "beta"))
+    neutral = dataclasses.replace(CONFIG, neutral_to=("sector", "beta", "size"))
+    part = cut_test_part(panel, neutral, facts)
     plain = evaluate("model", 5, tilted, cut_test_part(panel, CONFIG, facts))
-    found = evaluate("model", 5, tilted, cut_test_part(panel, neutral, facts))
+    found = evaluate("model", 5, tilted, part)
+    traded = traded_score(tilted[part.days], part)
+    book = traded_book(long_short_weights(traded, part.tradable, 0.1, 20), part)
+    np.testing.assert_array_equal(found.returns.gross, portfolio(book, 5, part).gross)
     assert found.figures["rank_ic"] == plain.figures["rank_ic"]
     assert found.figures["sharpe_gross"][0] > plain.figures["sharpe_gross"][0]
 
@@ -116,6 +160,8 @@ def test_a_neutral_portfolio_has_no_beta_and_no_sector_tilt(panel, facts, score)
 def test_impossible_settings_are_refused(panel, facts) -> None:
     with pytest.raises(InputError, match="neutral_to has momentum; expected some of sector"):
         EvaluationConfig(neutral_to=("momentum",))
+    with pytest.raises(InputError, match="shuffles is 4; expected 10 or more"):
+        EvaluationConfig(shuffles=4)
     for values in ({"neutral_to": ("size",)}, {"capital": 1e6}):
         with pytest.raises(InputError, match="need the traded value"):
             cut_test_part(panel, dataclasses.replace(CONFIG, **values), MarketFacts())

@@ -71,6 +71,26 @@ def test_statistics_are_those_of_the_folds_own_training_dates():
     assert mine.mean[0] != whole.mean[0]
 
 
+def test_features_that_say_nothing_before_the_period_are_left_out() -> None:
+    (fold, *_), _ = plan_folds(PANEL, SMALL)
+    first, last = fold.split.train
+    features = PANEL.features.copy()
+    features[:last, :, 0] = np.nan
+    features[first:last, :, -1] = 0.0
+    features[first, np.flatnonzero(PANEL.observed[first])[0], -1] = 7.0  # one row of hundreds
+    late = panel_of_fold(replace(PANEL, features=features), fold)
+    gone = {PANEL.feature_names[0], PANEL.feature_names[-1]}
+    assert set(late.left_out) == gone
+    assert "nearly constant" in late.left_out[PANEL.feature_names[-1]]
+    assert late.feature_names == tuple(n for n in PANEL.feature_names if n not in gone)
+    assert len(late.normalizers) == late.features.shape[-1] == len(late.feature_names)
+    np.testing.assert_array_equal(late.features, features[..., 1:-1])
+    assert panel_of_fold(PANEL, fold).left_out == {}
+    features[:last] = np.nan
+    with pytest.raises(InputError, match="every feature is unknown or constant"):
+        panel_of_fold(replace(PANEL, features=features), fold)
+
+
 def test_a_fold_of_another_panel_is_refused():
     (fold, *_), _ = plan_folds(PANEL, SMALL)
     with pytest.raises(InputError, match="materialize test_periods again"):

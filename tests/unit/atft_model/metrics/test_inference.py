@@ -18,6 +18,7 @@ from atft_model.metrics.inference import (
     sharpe,
     sharpe_difference,
     smallest_detectable,
+    student_t_chance,
 )
 
 
@@ -250,3 +251,13 @@ def test_the_smallest_detectable_effect_is_detected_as_often_as_stated() -> None
     assert shown.mean() == pytest.approx(0.8, abs=0.01)
     with pytest.raises(InputError, match="power"):
         smallest_detectable(0.1, power=1.0)
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 19, 200])
+def test_the_chance_of_a_t_is_that_of_scipy(degrees: int) -> None:
+    for t in (0.0, 0.3, -1.0, 2.5, -7.2, 40.0, 1e6, -np.inf):
+        expected = 2 * stats.t.sf(abs(t), degrees)
+        assert student_t_chance(t, degrees) == pytest.approx(expected, abs=1e-13)
+    assert np.isnan(student_t_chance(float("nan"), degrees))
+    with pytest.raises(InputError, match="degrees = 0"):
+        student_t_chance(1.0, 0)

@@ -2,9 +2,11 @@
 
 import polars as pl
 import pytest
+from scipy import stats
 
 from atft_model.controls import ShuffledControl
 from atft_pipeline.checks.evaluation import (
+    SHUFFLED_CHANCE_LIMIT,
     SkillGates,
     evaluation_path_equals_training_path,
     metrics_not_identical_to_previous_run,
@@ -85,9 +87,19 @@ def test_a_shuffled_score_that_ranks_returns_is_a_fault() -> None:
     outcome = shuffled_control_finds_nothing(leak)
     assert outcome.stops
     assert "mean rank IC +0.0200 over 20 deals at 5 days, +21.0 standard errors" in outcome.figure
+    assert "chance of 1.3e-14" in outcome.figure
     undefined = ShuffledControl(NAN, NAN, 0)
     assert shuffled_control_finds_nothing(clean | {10: undefined}).stops
     assert shuffled_control_finds_nothing({5: undefined}).stops
+
+
+def test_few_deals_have_to_be_further_out_to_be_a_fault() -> None:
+    """Six standard errors of four deals come by luck once in a hundred; of a hundred, never."""
+    assert shuffled_control_finds_nothing({5: ShuffledControl(0.004, 6.0, 4)}).passed
+    assert shuffled_control_finds_nothing({5: ShuffledControl(0.004, 6.0, 100)}).stops
+    edge = stats.t.isf(SHUFFLED_CHANCE_LIMIT / 2, 19)
+    assert shuffled_control_finds_nothing({5: ShuffledControl(0.1, edge - 0.01, 20)}).passed
+    assert shuffled_control_finds_nothing({5: ShuffledControl(0.1, edge + 0.01, 20)}).stops
 
 
 def _evaluation(weights: str, factor: float = 1.0) -> pl.DataFrame:

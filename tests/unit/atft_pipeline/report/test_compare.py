@@ -124,6 +124,15 @@ def test_the_page_stands_alone_and_says_what_differs(models, tmp_path):
     assert text == render_comparison(*_both(models))
 
 
+def test_a_rerun_to_the_same_weights_is_said_to_be_the_same(models, tmp_path):
+    _write(models, "again", 1)
+    text = compare_runs(models, tmp_path / "reports", "a", "again").read_text()
+    assert "Rank IC: the same on each of " in text
+    assert "Net Sharpe: the same on each of " in text
+    assert "The weights are the same." in text
+    assert "no error of the difference" not in text
+
+
 def test_results_of_other_weights_are_refused(models):
     path = models / "a" / "evaluation" / "daily_returns.parquet"
     frame = pl.read_parquet(path).with_columns(checkpoint_hash=pl.lit("stale"))
