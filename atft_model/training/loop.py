@@ -24,6 +24,7 @@ from atft_model.model.atft import ATFT
 from atft_model.monitors.degeneracy_guard import DegeneracyGuard, reset_head
 from atft_model.training.checkpoint import save_state, save_weights, weights_hash
 from atft_model.training.clipping import Clipping, clip_gradients
+from atft_model.training.code_state import code_state
 from atft_model.training.diagnosis import UNSEEN, batch_dates, first_offender
 from atft_model.training.distributed import Group
 from atft_model.training.health_record import HealthRecord
@@ -336,6 +337,7 @@ class Trainer:
             "guard": {**vars(self.guard), "config": None, "horizons": None},
             "sound_epochs": self.clipping.sound_epochs,
             "health_parts": self.health.parts,
+            "git": code_state(),
         }
         save_state(
             self.checkpoint,
