@@ -101,7 +101,7 @@ faults: $(VENV)/.installed  ## plant every known fault, see it caught, write doc
 soak: export ATFT_SOURCE = synthetic
 soak: export ATFT_DATASET = soak
 soak: $(VENV)/.installed  ## 50 epochs on the built-in market: memory must stay flat
-	$(BIN)/python -m atft_pipeline run --select '*stock_graph'
+	$(BIN)/python -m atft_pipeline run --select '*stock_graph' --config benchmarks/soak_market.yaml
 	$(BIN)/python -m atft_model soak --panel $(ATFT_DATA_DIR)/soak/panel --graph $(ATFT_DATA_DIR)/soak/stock_graph
 
 clean:  ## remove the virtual environment and caches; data stay

@@ -64,20 +64,30 @@ def soak(panel: Path, graph: Path, epochs: int, device: str) -> bool:
     """Trains for ``epochs`` in a temporary folder, prints memory by epoch; whether it stayed flat.
 
     Raises:
-        InputError: too few epochs to tell, or a system that does not say what a process holds.
+        InputError: too few epochs to tell, or as ``judge``.
     """
     if epochs < SETTLED + 20:
-        raise InputError(f"--epochs is {epochs}; expected at least {SETTLED + 20}")
+        raise InputError(
+            f"soak: {epochs} epochs are too few to tell; give --epochs {SETTLED + 20} or more"
+        )
     watch = MemoryWatch(epochs, show=True)
     with tempfile.TemporaryDirectory() as folder:
         train(soak_config(epochs, device=device), panel, graph, Path(folder) / "soak", watch)
-    growth = watch.growth()
+    return judge(watch.growth(), epochs)
+
+
+def judge(growth: Mapping[str, float], epochs: int) -> bool:
+    """Prints the verdict on each kind of memory; whether all stayed flat.
+
+    Raises:
+        InputError: the system does not say what a process holds.
+    """
     if "resident_mb" not in growth:
         raise InputError("soak: this system does not say what a process holds; run it on Linux")
     for name, rate in growth.items():
         verdict = "flat" if rate < FLAT else "GROWS"
         print(
-            f"{WATCHED[name]}: {verdict}: {rate:+.3f} MB an epoch after epoch {SETTLED} of "
-            f"{epochs}, limit {FLAT:g}"
+            f"{verdict}: {WATCHED[name]} {rate:+.3f} MB an epoch after epoch {SETTLED} of {epochs},"
+            f" limit {FLAT:g}"
         )
     return all(rate < FLAT for rate in growth.values())
