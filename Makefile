@@ -90,10 +90,8 @@ alert-test: $(VENV)/.installed  ## send one message to every address in ATFT_ALE
 clean-runs: $(VENV)/.installed  ## show disk use and old, unused runs; DELETE=1 deletes them, DAYS=30
 	$(BIN)/python -m atft_pipeline clean-runs --days $(or $(DAYS),30) $(if $(DELETE),--delete)
 
-tensorboard: $(VENV)/.installed  ## the runs' health records in TensorBoard, port 6006
-	$(BIN)/python -m pip install -q tensorboard -c constraints.txt
-	$(BIN)/python -m atft_pipeline.tensorboard --out $(ATFT_DATA_DIR)/tensorboard
-	$(BIN)/tensorboard --logdir $(ATFT_DATA_DIR)/tensorboard --host 127.0.0.1
+tensorboard: $(VENV)/.installed  ## the runs' health records in TensorBoard, as they grow, port 6006
+	$(BIN)/python -m atft_pipeline.tensorboard --serve
 
 faults: $(VENV)/.installed  ## plant every known fault, see it caught, write docs/faults.md
 	$(BIN)/python -m atft_model faults --out docs/faults.md
