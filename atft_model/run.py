@@ -52,6 +52,7 @@ from atft_model.training.checkpoint import (
     fill,
     load_state,
     load_weights,
+    weights_files,
     weights_hash,
 )
 from atft_model.training.clipping import Clipping
@@ -399,12 +400,13 @@ def run_record(
     scale: TargetScale, folder: Path, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     """Identity of a run: what it was trained on, with what, and which weights came out."""
-    best = folder / "best.pt"
+    checkpoints = {path.name: weights_hash(load_weights(path)) for path in weights_files(folder)}
     return {
         "format": FORMAT,
         "run_id": folder.name,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "checkpoint_hash": weights_hash(load_weights(best)),
+        "checkpoint_hash": checkpoints["best.pt"],
+        "checkpoints": checkpoints,
         "panel_hash": panel.hash,
         "graph_hash": graph.hash,
         "graph": graph.kind,

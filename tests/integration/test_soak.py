@@ -75,9 +75,11 @@ def test_only_patience_ends_a_run_that_learns_nothing(stored_panel, tmp_path, pa
             "model": {"hidden_size": 16, "heads": 2, "lookback": 5},
             "optimizer": {"learning_rate": 1e-30},
             "training": {"max_epochs": 5, "max_steps_per_epoch": 1, "device": "cpu",
-                         "early_stopping_patience": patience},
+                         "early_stopping_patience": patience, "kept_epochs": 2},
         })],
     )  # fmt: skip
     record = train(still, *stored_panel, tmp_path / "run", Reporter())
     assert record["epochs"] == epochs
     assert record["stopped_early"] is (patience > 0)
+    kept = sorted(path.name for path in (tmp_path / "run").glob("epoch-*.pt"))
+    assert kept == [f"epoch-{epoch:04d}.pt" for epoch in range(epochs - 1, epochs + 1)]
