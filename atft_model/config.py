@@ -139,6 +139,10 @@ class TrainingConfig:
     checkpoint_seconds: float = setting(
         60.0, "Between checkpoints within an epoch that `--resume` goes on from; 0: every step."
     )
+    deterministic: bool = setting(
+        False, "On CUDA ask for kernels that give the same bits each time, which are slower; a CPU "
+        "gives them in any case."
+    )  # fmt: skip
     kept_epochs: int = setting(
         3, "Last epochs whose weights stay in the run's folder, beside the best ones."
     )

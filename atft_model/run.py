@@ -146,6 +146,8 @@ def train(
     if not config.training.skip_nan_scan:
         scan_panel(panel)
     seed_everything(config.training.seed)
+    if config.training.deterministic:
+        compute_deterministically(device)
     statistics = fit_statistics(panel, panel.split.train)
     scale = fit_target_scale(panel, panel.split.train)
     for horizon, mean, std in zip(panel.horizons, scale.mean, scale.std, strict=True):
@@ -638,6 +640,19 @@ def count_trials(ledger: Path) -> int:
 def seed_everything(seed: int) -> None:
     """Seeds the first weights; the order of dates, noise and dropout have seeds of their own."""
     torch.manual_seed(seed)
+
+
+def compute_deterministically(device: torch.device) -> None:
+    """Asks CUDA for kernels that give the same bits each time; nothing to ask of a CPU.
+
+    A warning names what has no such kernel: whether its bits differ is for the run to show.
+    """
+    if device.type != "cuda":
+        return
+    # cuBLAS reads it when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
 
 
 def describe_device(device: torch.device) -> str:

@@ -69,7 +69,7 @@ class GradientMonitor:
     @torch.no_grad()
     def remember(self) -> None:
         """Keeps the parameters as they are before a step."""
-        now = [parameter for _, _, parameter in self._owned]
+        now: list[Tensor] = [parameter for _, _, parameter in self._owned]
         if not self._before:
             self._before = [torch.empty_like(parameter) for parameter in now]
         torch._foreach_copy_(self._before, now)
@@ -77,7 +77,7 @@ class GradientMonitor:
     @torch.no_grad()
     def update_norms(self) -> Tensor:
         """[2, tensors]: L2 norm of each tensor's change since ``remember``, and of it before."""
-        now = [parameter for _, _, parameter in self._owned]
+        now: list[Tensor] = [parameter for _, _, parameter in self._owned]
         before = _norms(self._before)
         torch._foreach_sub_(self._before, now)
         return torch.stack([_norms(self._before), before])
@@ -139,4 +139,5 @@ class GradientMonitor:
 
 def _norms(tensors: list[Tensor], order: float = 2.0) -> Tensor:
     """float32 [tensors]: the norm of each, in a few kernels for all of them."""
-    return torch.stack(torch._foreach_norm(tensors, order)).float()
+    norms = torch._foreach_norm(tensors, order)  # pyright: ignore[reportPrivateImportUsage]
+    return torch.stack(norms).float()
