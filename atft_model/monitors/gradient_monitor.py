@@ -72,14 +72,14 @@ class GradientMonitor:
         now: list[Tensor] = [parameter for _, _, parameter in self._owned]
         if not self._before:
             self._before = [torch.empty_like(parameter) for parameter in now]
-        torch._foreach_copy_(self._before, now)
+        torch._foreach_copy_(self._before, now)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def update_norms(self) -> Tensor:
         """[2, tensors]: L2 norm of each tensor's change since ``remember``, and of it before."""
         now: list[Tensor] = [parameter for _, _, parameter in self._owned]
         before = _norms(self._before)
-        torch._foreach_sub_(self._before, now)
+        torch._foreach_sub_(self._before, now)  # pyright: ignore[reportPrivateImportUsage]
         return torch.stack([_norms(self._before), before])
 
     def readings(self, norms: np.ndarray, show: bool) -> dict[str, GroupReading]:

@@ -1,4 +1,7 @@
-"""Two processes (gloo, on the CPU) train what one process trains with the same batches."""
+"""Two processes (gloo, on the CPU) train what one process trains with the same batches.
+
+Through the command line, so most of it is slow; test_ranks_agree.py is the quick sibling.
+"""
 
 import json
 import math
@@ -85,6 +88,7 @@ def alone(stored_panel, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_readings_of_one(alone, stored_panel, tmp_path):
     """Losses of every step, gradients, scores' spread, guard, validation: all to 1e-4."""
     folder = tmp_path / "run-1"

@@ -13,6 +13,7 @@ from atft_model.training.distributed import ALONE
 
 STEPS = 12
 TIMED = {"windows_per_second", "seconds", "memory_mb", "resident_mb"}
+CURVES = {"loss", "score_std", "epoch"}
 DECISIONS = {"skipped", "guard"}
 
 
@@ -69,7 +70,8 @@ def test_the_faults_were_there_for_both_to_answer(two_ranks):
     assert max(epochs) == 2  # an early stop
 
 
-def test_one_process_decides_the_same(two_ranks, tmp_path):
+def test_one_process_decides_the_same_on_the_same_loss_curve(two_ranks, tmp_path):
+    """In two parts a step, which drop what two processes drop."""
     job, (leading, _) = two_ranks
     in_parts = dataclasses.replace(job, config=config(accumulation_steps=2),
                                    folder=tmp_path / "run-1")  # fmt: skip
@@ -79,6 +81,9 @@ def test_one_process_decides_the_same(two_ranks, tmp_path):
         return {key for key in rows if key[2] in DECISIONS}
 
     assert decisions(alone) == decisions(leading)
+    for key in alone:
+        if key[2] in CURVES:
+            assert leading[key] == pytest.approx(alone[key], rel=1e-4, abs=1e-4, nan_ok=True), key
 
 
 def test_a_rank_that_is_killed_ends_the_run_which_goes_on_to_the_same_bits(

@@ -48,7 +48,7 @@ def test_what_no_mask_can_mend_is_named_with_its_dates(panel, words):
 
 
 def test_an_infinite_target_that_was_not_scanned_for_is_refused_all_the_same():
-    panel = changed("targets", (9, 5, 3), np.inf)
+    panel = changed("targets", (9, 6, 3), np.inf)
     with pytest.raises(InputError, match="the 20-day target is infinite on a training date"):
         fit_target_scale(panel, (0, 125))
 
