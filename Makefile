@@ -16,7 +16,7 @@ PEERS := .venv-structure-peers
 PEER_FILES := benchmarks/results/structure_peers
 PEER_CASES := $(addprefix --case ,er2_d20 var20 var20_laplace var20_garch_t var20_t250 var20_garch_t_t250 market_given)
 
-.PHONY: help run walk-forward run-real test bench bench-peers bench-structure-peers lint audit docs ui alert-test clean-runs tensorboard faults clean
+.PHONY: help run walk-forward run-real test bench bench-peers bench-structure-peers lint audit docs ui alert-test clean-runs tensorboard faults soak clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -99,13 +99,17 @@ alert-test: $(VENV)/.installed  ## send one message to every address in ATFT_ALE
 clean-runs: $(VENV)/.installed  ## show disk use and old, unused runs; DELETE=1 deletes them, DAYS=30
 	$(BIN)/python -m atft_pipeline clean-runs --days $(or $(DAYS),30) $(if $(DELETE),--delete)
 
-tensorboard: $(VENV)/.installed  ## the runs' health records in TensorBoard, port 6006
-	$(BIN)/python -m pip install -q tensorboard -c constraints.txt
-	$(BIN)/python -m atft_pipeline.tensorboard --out $(ATFT_DATA_DIR)/tensorboard
-	$(BIN)/tensorboard --logdir $(ATFT_DATA_DIR)/tensorboard --host 127.0.0.1
+tensorboard: $(VENV)/.installed  ## the runs' health records in TensorBoard, as they grow, port 6006
+	$(BIN)/python -m atft_pipeline.tensorboard --serve
 
 faults: $(VENV)/.installed  ## plant every known fault, see it caught, write docs/faults.md
 	$(BIN)/python -m atft_model faults --out docs/faults.md
+
+soak: export ATFT_SOURCE = synthetic
+soak: export ATFT_DATASET = soak
+soak: $(VENV)/.installed  ## 50 epochs on the built-in market: memory must stay flat
+	$(BIN)/python -m atft_pipeline run --select '*stock_graph' --config benchmarks/soak_market.yaml
+	$(BIN)/python -m atft_model soak --panel $(ATFT_DATA_DIR)/soak/panel --graph $(ATFT_DATA_DIR)/soak/stock_graph
 
 clean:  ## remove the virtual environment and caches; data stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache

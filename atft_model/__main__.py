@@ -9,6 +9,7 @@ import logging
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from atft_model import settings
@@ -43,13 +44,56 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command line: each command's arguments are declared by a function of their own."""
     parser = argparse.ArgumentParser(prog="python -m atft_model", description=__doc__)
     commands = parser.add_subparsers(required=True)
+    train_arguments(commands.add_parser("train", help="train a model into a run folder"))
+    predict_arguments(
+        commands.add_parser("predict", help="score validation and test dates with a run")
+    )
+    importance_arguments(
+        commands.add_parser(
+            "importance", help="which features and neighbours a run's scores of test dates rest on"
+        )
+    )
+    bench_arguments(
+        commands.add_parser("bench", help="training speed and memory on a random panel")
+    )
+    structure_arguments(
+        commands.add_parser("structure", help="learn which series drive which, from a CSV")
+    )
+    faults_arguments(commands.add_parser("faults", help="plant every known fault, see it caught"))
+    soak_arguments(commands.add_parser("soak", help="a long run, whose memory must stay flat"))
+    return parser
 
-    train = commands.add_parser("train", help="train a model into a run folder")
-    train.add_argument("--panel", type=Path, required=True, help="panel folder")
-    train.add_argument("--graph", type=Path, required=True, help="stock graph folder")
+
+def data_arguments(command: argparse.ArgumentParser) -> None:
+    """Where the data lie."""
+    command.add_argument("--panel", type=Path, required=True, help="panel folder")
+    command.add_argument("--graph", type=Path, required=True, help="stock graph folder")
+
+
+def device_argument(command: argparse.ArgumentParser) -> None:
+    """On what it runs."""
+    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+
+
+def run_by(
+    command: argparse.ArgumentParser, function: Callable[..., int], a_child: bool = True
+) -> None:
+    """What runs a command.
+
+    Args:
+        a_child: Whether Dagster starts it as a process of its own, which must end with it.
+    """
+    command.set_defaults(command=function, die_with_parent=False)
+    if a_child:
+        command.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
+
+
+def train_arguments(train: argparse.ArgumentParser) -> None:
+    """``train``: data, settings, and how it is shared out."""
+    data_arguments(train)
     train.add_argument("--out", type=Path, required=True, help="run folder to write; its name is "
                        "the run id")  # fmt: skip
     train.add_argument("--preset", choices=sorted(PRESETS), help="recipe (default: standard)")
@@ -64,15 +108,15 @@ def build_parser() -> argparse.ArgumentParser:
                        "together, one per GPU; their batch is the one of the settings")  # fmt: skip
     train.add_argument("--torchrun", default="", help="further arguments of torchrun, for several "
                        "machines: '--nnodes=2 --node-rank=0 --master-addr=host'")  # fmt: skip
-    train.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
-    train.set_defaults(command=run_train)
+    run_by(train, run_train)
 
-    predict = commands.add_parser("predict", help="score validation and test dates with a run")
+
+def predict_arguments(predict: argparse.ArgumentParser) -> None:
+    """``predict``: a run, and which dates and graphs it scores."""
     predict.add_argument("--run", type=Path, required=True, help="run folder")
-    predict.add_argument("--panel", type=Path, required=True, help="panel folder")
-    predict.add_argument("--graph", type=Path, required=True, help="stock graph folder")
+    data_arguments(predict)
     predict.add_argument("--out", type=Path, required=True, help="Parquet file to write")
-    predict.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    device_argument(predict)
     predict.add_argument("--random-graph", action="store_true", help="score the test dates with "
                          "a random graph too, as a control")  # fmt: skip
     predict.add_argument("--newest", action="store_true", help="score the newest date alone")
@@ -83,32 +127,35 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         help="score the test dates with this graph too; may be repeated",
     )
-    predict.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
-    predict.set_defaults(command=run_predict)
+    run_by(predict, run_predict)
 
-    importance = commands.add_parser("importance", help="which features and neighbours a run's "
-                                     "scores of test dates rest on")  # fmt: skip
+
+def importance_arguments(importance: argparse.ArgumentParser) -> None:
+    """``importance``: a run, and which features are taken together."""
     importance.add_argument("--run", type=Path, required=True, help="run folder")
-    importance.add_argument("--panel", type=Path, required=True, help="panel folder")
-    importance.add_argument("--graph", type=Path, required=True, help="stock graph folder")
+    data_arguments(importance)
     importance.add_argument("--out", type=Path, required=True, help="folder for the two tables")
     importance.add_argument("--groups", type=Path, help="JSON of feature names by group (default: "
                             "every feature by itself, which takes long)")  # fmt: skip
-    importance.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    importance.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
-    importance.set_defaults(command=run_importance)
+    device_argument(importance)
+    run_by(importance, run_importance)
 
-    bench = commands.add_parser("bench", help="training speed and memory on a random panel")
+
+def bench_arguments(bench: argparse.ArgumentParser) -> None:
+    """``bench``: the sizes of the random panel and of the model."""
     for name, default in (("features", 82), ("stocks", 300), ("dates", 600), ("steps", 6),
-                          ("repeats", 3), ("lookback", 20), ("hidden", 64),
+                          ("repeats", 3), ("monitor-rounds", 4), ("lookback", 20), ("hidden", 64),
                           ("batch-windows", 2048), ("run-length", 60)):  # fmt: skip
         bench.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     bench.add_argument("--precision", default="32", choices=("32", "bf16-mixed"))
-    bench.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    device_argument(bench)
     bench.add_argument("--json", type=Path, help="file for the result")
     bench.add_argument("--before", type=Path, help="an earlier result, shown beside this one")
-    bench.set_defaults(command=run_bench, die_with_parent=False)
-    structure = commands.add_parser("structure", help="learn which series drive which, from a CSV")
+    run_by(bench, run_bench, a_child=False)
+
+
+def structure_arguments(structure: argparse.ArgumentParser) -> None:
+    """``structure``: the series and how much is spent on them."""
     structure.add_argument(
         "--data",
         type=Path,
@@ -134,13 +181,22 @@ def build_parser() -> argparse.ArgumentParser:
     structure.add_argument("--seed", type=int, help="default 1337")
     structure.add_argument("--sweep", action="store_true", help="first train the gradient stage "
                            "over a grid of the four loss weights and take the best")  # fmt: skip
-    structure.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
-    structure.set_defaults(command=run_structure)
-    faults = commands.add_parser("faults", help="plant every known fault and see it caught")
+    run_by(structure, run_structure)
+
+
+def faults_arguments(faults: argparse.ArgumentParser) -> None:
+    """``faults``: where the table goes."""
     faults.add_argument("--out", type=Path, help="Markdown file to write the table to")
     faults.add_argument("--clean", type=int, default=20, help="clean runs that must pass")
-    faults.set_defaults(command=run_faults, die_with_parent=False)
-    return parser
+    run_by(faults, run_faults, a_child=False)
+
+
+def soak_arguments(soak: argparse.ArgumentParser) -> None:
+    """``soak``: on what, and for how long."""
+    data_arguments(soak)
+    soak.add_argument("--epochs", type=int, default=50, help="default 50")
+    device_argument(soak)
+    run_by(soak, run_soak, a_child=False)
 
 
 def launch_training(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -243,8 +299,9 @@ def run_bench(options: argparse.Namespace, _: Reporter) -> int:
 
     before = read_result(options.before) if options.before else None
     size = BenchSize(
-        options.dates, options.stocks, options.features, options.steps, options.repeats
-    )
+        options.dates, options.stocks, options.features, options.steps, options.repeats,
+        options.monitor_rounds,
+    )  # fmt: skip
     result = measure(config, size)
     print(show(result, before))
     if options.json:
@@ -274,6 +331,13 @@ def run_faults(options: argparse.Namespace, reporter: Reporter) -> int:
     if options.out:
         write_text_atomically(options.out, as_markdown(results))
     return int(not all(r.caught if r.intended else not r.others for r in results))
+
+
+def run_soak(options: argparse.Namespace, _: Reporter) -> int:
+    """``soak``: memory by epoch, and exit code 1 where it grew."""
+    from atft_model.soak import soak
+
+    return int(not soak(options.panel, options.graph, options.epochs, options.device))
 
 
 def start_logging(path: Path | None) -> None:

@@ -40,6 +40,7 @@ class BenchSize:
     features: int = 82
     steps: int = 6
     repeats: int = 3
+    monitor_rounds: int = 4
 
 
 def random_panel(size: BenchSize, seed: int = 0) -> Panel:
@@ -96,7 +97,7 @@ def measure(config: RunConfig, size: BenchSize) -> dict[str, Any]:
         progress = Progress(epoch=1)
         _train(trainer, progress)
         timed = [_timed(trainer, progress, device) for _ in range(size.repeats)]
-        monitors = monitor_cost(trainer, progress, size.repeats)
+        monitors = monitor_cost(trainer, progress, size.monitor_rounds)
         # Before the hooks below: they hold on to activations.
         peak = _peak_bytes(device)
         parts, windows = time_by_part(trainer, progress, device)
@@ -123,35 +124,51 @@ def measure(config: RunConfig, size: BenchSize) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def monitor_cost(trainer: Trainer, progress: Progress, repeats: int) -> dict[str, float]:
-    """What all monitors cost, as a share of a step without any; the two in turns, in one run.
+def monitor_cost(trainer: Trainer, progress: Progress, rounds: int) -> dict[str, Any]:
+    """What all monitors cost, as a share of a step without any.
 
     On: everything that can be read, at the cadence of an epoch of so many steps. Off: no gradients,
-    hooks or lines, and one reading an epoch. On a CPU in processor seconds; of each the least
-    disturbed turn.
+    hooks or lines, and one reading an epoch. Each round takes the same steps once on and once off,
+    in an order that turns from round to round, so that a drift of the machine cancels. On a CPU in
+    processor seconds.
+
+    Returns:
+        ``share``: the rounds' median; ``shares`` of each round; ``reading_every`` and ``steps``.
     """
-    device, observer = trainer.data.device, trainer.observer
+    observer = trainer.observer
     before = observer.config, observer.hooks.log_lines, observer.cadence
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    seconds: dict[bool, list[float]] = {True: [], False: []}
-    for turn in range(2 * repeats):
-        on = turn % 2 == 0
-        observer.config = replace(
-            before[0], gradient_monitor=on, encoder_hooks=on, adaptive_norm_debug=on
-        )
-        observer.hooks.log_lines = on
-        observer.cadence = before[2] if on else trainer.steps_per_epoch + 1
-        _wait(device)
-        started = clock()
-        _train(trainer, progress)
-        _wait(device)
-        seconds[on].append(clock() - started)
+    shares = []
+    for number in range(rounds):
+        seconds = {}
+        for on in (True, False) if number % 2 == 0 else (False, True):
+            observer.config = replace(
+                before[0], gradient_monitor=on, encoder_hooks=on, adaptive_norm_debug=on
+            )
+            observer.hooks.log_lines = on
+            observer.cadence = before[2] if on else trainer.steps_per_epoch + 1
+            # The same dates in both, and none in the middle of a cycle of readings.
+            trainer.order = np.random.default_rng(number)
+            progress.step = 0
+            seconds[on] = _clocked(trainer, progress)
+        shares.append(seconds[True] / seconds[False] - 1)
     observer.config, observer.hooks.log_lines, observer.cadence = before
     return {
-        "share": min(seconds[True]) / min(seconds[False]) - 1,
+        "share": float(np.median(shares)),
+        "shares": shares,
         "reading_every": float(before[2]),
         "steps": float(trainer.steps_per_epoch),
     }
+
+
+def _clocked(trainer: Trainer, progress: Progress) -> float:
+    """Seconds of one epoch's steps: of the processor on a CPU, else of the clock."""
+    device = trainer.data.device
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    _wait(device)
+    started = clock()
+    _train(trainer, progress)
+    _wait(device)
+    return clock() - started
 
 
 def _timed(trainer: Trainer, progress: Progress, device: torch.device) -> tuple[int, float, float]:
@@ -292,9 +309,10 @@ def show(result: dict[str, Any], before: dict[str, Any] | None = None) -> str:
         f"{'peak memory, MiB':<20}{result['peak_bytes'] / 2**20:>12,.0f}   "
         f"({met} 2 × panel + 1.5 GiB = {limit / 2**20:,.0f})",
     ]
-    monitors = result["monitors"]
+    monitors, shares = result["monitors"], result["monitors"]["shares"]
     lines.append(
-        f"{'monitors':<20}{100 * monitors['share']:>10.1f} %   (of a step without; a reading every "
+        f"{'monitors':<20}{100 * monitors['share']:>10.1f} %   ({100 * min(shares):.1f} to "
+        f"{100 * max(shares):.1f} in {len(shares)} rounds; of a step without any; a reading every "
         f"{monitors['reading_every']:.0f} of {monitors['steps']:.0f} steps)"
     )
     lines += _parts_table(result, before)

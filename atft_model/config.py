@@ -139,6 +139,13 @@ class TrainingConfig:
     checkpoint_seconds: float = setting(
         60.0, "Between checkpoints within an epoch that `--resume` goes on from; 0: every step."
     )
+    deterministic: bool = setting(
+        False, "On CUDA ask for kernels that give the same bits each time, which are slower; a CPU "
+        "gives them in any case."
+    )  # fmt: skip
+    kept_epochs: int = setting(
+        3, "Last epochs whose weights stay in the run's folder, beside the best ones."
+    )
     skip_nan_scan: bool = setting(
         False, "Leave out the scan of the panel for infinite values and empty features."
     )
@@ -293,6 +300,7 @@ def check_values(config: RunConfig) -> None:
         "training.max_epochs": config.training.max_epochs,
         "training.batch_windows": config.training.batch_windows,
         "training.run_length": config.training.run_length,
+        "training.kept_epochs": config.training.kept_epochs,
         "training.accumulation_steps": config.training.accumulation_steps,
         "monitor.every": config.monitor.every,
         "optimizer.stage_epochs": config.optimizer.stage_epochs,

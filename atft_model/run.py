@@ -52,9 +52,11 @@ from atft_model.training.checkpoint import (
     fill,
     load_state,
     load_weights,
+    weights_files,
     weights_hash,
 )
 from atft_model.training.clipping import Clipping
+from atft_model.training.code_state import code_state, in_words
 from atft_model.training.distributed import ALONE, Group
 from atft_model.training.gates import TrainingGates, explain
 from atft_model.training.health_record import HealthRecord
@@ -138,55 +140,30 @@ def train(
     started = time.monotonic()
     device = choose_device(config.training.device)
     check_precision(config.training.precision, device)
-    panel = training_panel(panel_folder, fold)
-    graph = read_graph(graph_folder, panel)
-    assert_purged(panel.split, panel.horizons)
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "run.json").exists():
-        raise InputError(f"{folder}: a run was trained here already; give another run id")
-    of_fold = {} if fold is None else {"fold": fold.to_dict(), "left_out": panel.left_out}
-    identity = run_identity(config, panel, graph, device, group) | of_fold
-    state = open_checkpoint(folder, identity) if resume else None
-    group.check_same(
-        lambda: f"{panel.hash} {graph.hash} {state is None:d}", "panel, graph or state"
-    )
-    if group.leads:
-        if state is None:
-            clear_leftovers(folder)
-        write_text_atomically(folder / "config.json", json.dumps(to_dict(config), indent=1))
+    panel, graph = read_inputs(panel_folder, graph_folder, fold)
+    identity = run_identity(config, panel, graph, device, group, fold)
+    state = open_folder(folder, config, identity, resume, group)
     if not config.training.skip_nan_scan:
         scan_panel(panel)
     seed_everything(config.training.seed)
+    if config.training.deterministic:
+        compute_deterministically(device)
     statistics = fit_statistics(panel, panel.split.train)
     scale = fit_target_scale(panel, panel.split.train)
     log_targets(panel, scale)
     data = DevicePanel(panel, graph, statistics, scale, config.model.lookback, device)
     trainer = build_trainer(config, data, folder, reporter, identity, group)
-    if state is None:
-        progress = Progress()
-        trainer.observer.record_data(data, trainer.train_dates)
-    else:
-        progress = trainer.load_checkpoint(state)
-        log.info("resumed after step %d of epoch %d", progress.step, progress.epoch)
+    progress = begin(trainer, state)
     trainer.fit(folder, progress)
     group.wait()  # for the weights to lie in the folder
     record_checkpoint(trainer, folder, progress)
-    record = run_record(config, panel, graph, statistics, scale, folder, progress)
-    trainer.health.seal(record["checkpoint_hash"])
-    record |= {
-        "device": describe_device(device),
+    record = {
+        **run_record(config, panel, graph, statistics, scale, folder, progress),
+        **how_it_ran(trainer, identity),
         "seconds": time.monotonic() - started,
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "steps_per_epoch": trainer.steps_per_epoch,
-        "reading_every": trainer.observer.cadence,
-        "validation_dates": int(trainer.validation_dates.sum()),
-        "validation_stocks": float(
-            data.scorable[torch.from_numpy(trainer.validation_dates)].sum(dim=1).float().mean()
-        ),
         "resumed": state is not None,
-        **of_fold,
-        "processes": group.size,
     }
+    trainer.health.seal(record["checkpoint_hash"])
     if not group.leads:
         return record
     if ledger is not None:
@@ -213,9 +190,78 @@ def log_targets(panel: Panel, scale: TargetScale) -> None:
         log.info("horizon_%d: mean=%.6f, std=%.6f", horizon, mean, std)
 
 
+def read_inputs(
+    panel_folder: Path, graph_folder: Path, fold: Fold | None
+) -> tuple[Panel, StockGraph]:
+    """The panel, under the fold's split where there is one, and its graph.
+
+    Raises:
+        InputError: unusable panel or graph, or a split whose parts are not purged.
+    """
+    panel = training_panel(panel_folder, fold)
+    graph = read_graph(graph_folder, panel)
+    assert_purged(panel.split, panel.horizons)
+    return panel, graph
+
+
+def open_folder(
+    folder: Path, config: RunConfig, identity: Mapping[str, Any], resume: bool, group: Group
+) -> dict[str, Any] | None:
+    """Readies a run's folder; the state to go on from, None to begin.
+
+    Raises:
+        InputError: a run ended there already, or cannot go on; or the processes see other files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "run.json").exists():
+        raise InputError(f"{folder}: a run was trained here already; give another run id")
+    state = open_checkpoint(folder, identity) if resume else None
+    group.check_same(
+        lambda: f"{identity['panel']} {identity['graph']} {state is None:d}",
+        "panel, graph or state",
+    )
+    if group.leads:
+        if state is None:
+            clear_leftovers(folder)
+        write_text_atomically(folder / "config.json", json.dumps(to_dict(config), indent=1))
+    return state
+
+
+def begin(trainer: Trainer, state: Mapping[str, Any] | None) -> Progress:
+    """Records what the run is given, or goes on from a checkpoint; how far the run is."""
+    if state is None:
+        trainer.observer.record_data(trainer.data, trainer.train_dates)
+        return Progress()
+    progress = trainer.load_checkpoint(state)
+    log.info("resumed after step %d of epoch %d", progress.step, progress.epoch)
+    # No refusal: a defect that is mended on the way is a good reason to resume.
+    before, now = json.loads(state["host"]).get("git"), code_state()
+    if before is not None and before != now:
+        log.warning("resumed with other code: was %s, is now %s", in_words(before), in_words(now))
+    return progress
+
+
+def how_it_ran(trainer: Trainer, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of the run record that the trainer knows: device, size, steps, readings."""
+    data = trainer.data
+    validation = torch.from_numpy(trainer.validation_dates)
+    record = {
+        "device": describe_device(data.device),
+        "git": code_state(),
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "steps_per_epoch": trainer.steps_per_epoch,
+        "reading_every": trainer.observer.cadence,
+        "validation_dates": int(validation.sum()),
+        "validation_stocks": float(data.scorable[validation].sum(dim=1).float().mean()),
+        "processes": trainer.group.size,
+    }
+    return record | {name: identity[name] for name in ("fold", "left_out") if name in identity}
+
+
 def run_identity(
-    config: RunConfig, panel: Panel, graph: StockGraph, device: torch.device, group: Group
-) -> dict[str, Any]:
+    config: RunConfig, panel: Panel, graph: StockGraph, device: torch.device, group: Group,
+    fold: Fold | None,
+) -> dict[str, Any]:  # fmt: skip
     """What a run's next step depends on besides its state, as JSON gives it back."""
     identity = {
         "format": FORMAT,
@@ -228,6 +274,8 @@ def run_identity(
         "device": device.type,
         "processes": group.size,
     }
+    if fold is not None:
+        identity |= {"fold": fold.to_dict(), "left_out": panel.left_out}
     return json.loads(json.dumps(identity))
 
 
@@ -368,12 +416,13 @@ def run_record(
     scale: TargetScale, folder: Path, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     """Identity of a run: what it was trained on, with what, and which weights came out."""
-    best = folder / "best.pt"
+    checkpoints = {path.name: weights_hash(load_weights(path)) for path in weights_files(folder)}
     return {
         "format": FORMAT,
         "run_id": folder.name,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "checkpoint_hash": weights_hash(load_weights(best)),
+        "checkpoint_hash": checkpoints["best.pt"],
+        "checkpoints": checkpoints,
         "panel_hash": panel.hash,
         "graph_hash": graph.hash,
         "graph": graph.kind,
@@ -605,6 +654,19 @@ def count_trials(ledger: Path) -> int:
 def seed_everything(seed: int) -> None:
     """Seeds the first weights; the order of dates, noise and dropout have seeds of their own."""
     torch.manual_seed(seed)
+
+
+def compute_deterministically(device: torch.device) -> None:
+    """Asks CUDA for kernels that give the same bits each time; nothing to ask of a CPU.
+
+    A warning names what has no such kernel: whether its bits differ is for the run to show.
+    """
+    if device.type != "cuda":
+        return
+    # cuBLAS reads it when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
 
 
 def describe_device(device: torch.device) -> str:

@@ -232,11 +232,16 @@ def fit_target_scale(panel: Panel, train: tuple[int, int]) -> TargetScale:
     """Mean and std of each horizon's raw return, and of the demeaned one, on training dates.
 
     Raises:
-        InputError: a horizon without known targets, or one that never varies.
+        InputError: a horizon without known targets, with infinite ones, or that never varies.
     """
     part = slice(*train)
     raw = np.where(panel.tradable[part][..., None], panel.targets[part], np.nan)
     raw = raw.astype(np.float64)
+    for index in np.flatnonzero(np.isinf(raw).any(axis=(0, 1))):
+        raise InputError(
+            f"panel: the {panel.horizons[index]}-day target is infinite on a training date; mend "
+            "what made it (the scan before training says where)"
+        )
     count = np.isfinite(raw).sum(axis=(0, 1))
     if (count == 0).any():
         horizon = panel.horizons[int(np.argmin(count))]

@@ -169,7 +169,7 @@ def read_panel(folder: Path) -> Panel:
         )
     _check_manifest(manifest, folder)
     axes = [len(manifest[axis]) for axis in ARRAYS["features"][1]]
-    arrays = {"features": map_features(features_file(folder, manifest), *axes)}
+    arrays: dict[str, Any] = {"features": map_features(features_file(folder, manifest), *axes)}
     arrays |= {
         name: np.load(folder / file_name(name), mmap_mode="r") for name in ARRAYS if name not in RAW
     }

@@ -50,7 +50,8 @@ class EncoderHooks:
 
     def _keep(self, name: str, gradient: Tensor) -> None:
         gradient = gradient.detach().float()
-        square, largest = gradient.norm().square(), gradient.abs().max()
+        low, high = gradient.aminmax()  # one pass and no copy, where abs() makes one
+        square, largest = gradient.norm().square(), high.maximum(-low)
         if name in self._squares:
             square, largest = square + self._squares[name], largest.maximum(self._largest[name])
         self._squares[name], self._largest[name] = square, largest

@@ -62,21 +62,25 @@ class GradientMonitor:
         present = [i for i, (_, _, p) in enumerate(self._owned) if p.grad is not None]
         gradients = [p.grad for _, _, p in self._owned if p.grad is not None]
         if gradients:
-            norms[0, present] = torch.stack([g.norm() for g in gradients]).float()
-            norms[1, present] = torch.stack([g.abs().max() for g in gradients]).float()
+            norms[0, present] = _norms(gradients)
+            norms[1, present] = _norms(gradients, math.inf)
         return norms
 
+    @torch.no_grad()
     def remember(self) -> None:
         """Keeps the parameters as they are before a step."""
-        self._before = [parameter.detach().clone() for _, _, parameter in self._owned]
+        now: list[Tensor] = [parameter for _, _, parameter in self._owned]
+        if not self._before:
+            self._before = [torch.empty_like(parameter) for parameter in now]
+        torch._foreach_copy_(self._before, now)  # pyright: ignore[reportPrivateImportUsage]
 
+    @torch.no_grad()
     def update_norms(self) -> Tensor:
         """[2, tensors]: L2 norm of each tensor's change since ``remember``, and of it before."""
-        now = [parameter.detach() for _, _, parameter in self._owned]
-        pairs = zip(now, self._before, strict=True)
-        norms = torch.stack([torch.stack([(a - b).norm(), b.norm()]) for a, b in pairs], dim=1)
-        self._before = []
-        return norms.float()
+        now: list[Tensor] = [parameter for _, _, parameter in self._owned]
+        before = _norms(self._before)
+        torch._foreach_sub_(self._before, now)  # pyright: ignore[reportPrivateImportUsage]
+        return torch.stack([_norms(self._before), before])
 
     def readings(self, norms: np.ndarray, show: bool) -> dict[str, GroupReading]:
         """What ``gradient_norms`` says of each group.
@@ -131,3 +135,9 @@ class GradientMonitor:
         )  # fmt: skip
         if reading.l2 < self.warn_norm:
             log.warning("[GRAD-MONITOR] %s: norm %.2e < %.0e", group, reading.l2, self.warn_norm)
+
+
+def _norms(tensors: list[Tensor], order: float = 2.0) -> Tensor:
+    """float32 [tensors]: the norm of each, in a few kernels for all of them."""
+    norms = torch._foreach_norm(tensors, order)  # pyright: ignore[reportPrivateImportUsage]
+    return torch.stack(norms).float()

@@ -6,6 +6,7 @@ loads with ``weights_only=True``.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,9 @@ from atft_model.errors import InputError
 FORMAT = 1
 """Of a run's files. Raise it when their names, fields or meaning change, or when the same config
 builds other tensors: runs of earlier formats are then refused by name."""
+
+KEPT = "epoch-*.pt"
+"""Weights of the last epochs."""
 
 REBUILD = "train again: dagster asset materialize --select trained_model"
 
@@ -89,8 +93,24 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """A run's state on the CPU, loaded without executing code."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """A run's state on the CPU, loaded without executing code.
+
+    Raises:
+        InputError: weights that are not those that were saved.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    found = weights_hash(state["model"])
+    saved = json.loads(state["host"]).get("weights_hash", found)  # earlier versions wrote none
+    if found != saved:
+        raise InputError(
+            f"{path}: its weights hash {found}, {saved} was saved; it was changed: train again"
+        )
+    return state
+
+
+def weights_files(folder: Path) -> list[Path]:
+    """The weights that a run keeps: of the best epoch, and of the last ones."""
+    return [folder / "best.pt", folder / "last.pt", *sorted(folder.glob(KEPT))]
 
 
 def differences(before: Any, now: Any, path: str = "") -> Iterator[str]:

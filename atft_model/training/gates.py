@@ -165,9 +165,13 @@ def open_evidence(folder: Path) -> Evidence:
     # Here, not above: the checks are listed wherever Dagster loads the project, without torch.
     from atft_model.training.checkpoint import load_weights, weights_hash
 
-    found = weights_hash(load_weights(folder / "best.pt"))
-    if found != record["checkpoint_hash"]:
-        faults.append(f"best.pt has hash {found}, the run record {record['checkpoint_hash']}")
+    # Runs of earlier versions kept no other weights than the best.
+    kept = record.get("checkpoints", {}) | {"best.pt": record["checkpoint_hash"]}
+    for name, wanted in kept.items():
+        path = folder / name
+        found = weights_hash(load_weights(path)) if path.exists() else "none, it is gone"
+        if found != wanted:
+            faults.append(f"{name} has hash {found}, the run record {wanted}")
     return Evidence(
         Readings(read_health(folder / "health")), record, config["training"]["max_epochs"],
         tuple(faults),

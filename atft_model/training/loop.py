@@ -22,8 +22,9 @@ from atft_model.errors import InputError
 from atft_model.losses.total import TrainingLoss
 from atft_model.model.atft import ATFT
 from atft_model.monitors.degeneracy_guard import DegeneracyGuard, reset_head
-from atft_model.training.checkpoint import save_state, save_weights, weights_hash
+from atft_model.training.checkpoint import KEPT, save_state, save_weights, weights_hash
 from atft_model.training.clipping import Clipping, clip_gradients
+from atft_model.training.code_state import code_state
 from atft_model.training.diagnosis import UNSEEN, batch_dates, first_offender
 from atft_model.training.distributed import Group
 from atft_model.training.health_record import HealthRecord
@@ -123,6 +124,7 @@ class Trainer:
                 self.beat(progress, "validation")
                 self.schedule.end_epoch(progress.epoch, _watched(validation))
                 self.save_weights(folder / "last.pt")
+                self.keep_epoch(folder, progress.epoch)
                 if _watched(validation) > progress.best_rank_ic:
                     progress.best_rank_ic = _watched(validation)
                     progress.best_epoch = progress.epoch
@@ -320,6 +322,13 @@ class Trainer:
         if self.group.leads:
             save_weights(path, self.model.state_dict())
 
+    def keep_epoch(self, folder: Path, epoch: int) -> None:
+        """Keeps an epoch's weights under its number, and those of the few epochs before it."""
+        self.save_weights(folder / f"epoch-{epoch:04d}.pt")
+        if self.group.leads:
+            for path in sorted(folder.glob(KEPT))[: -self.config.training.kept_epochs]:
+                path.unlink()
+
     def save_checkpoint(self, progress: Progress) -> None:
         """Everything that this run needs to go on bit for bit, in one file.
 
@@ -336,6 +345,8 @@ class Trainer:
             "guard": {**vars(self.guard), "config": None, "horizons": None},
             "sound_epochs": self.clipping.sound_epochs,
             "health_parts": self.health.parts,
+            "git": code_state(),
+            "weights_hash": weights_hash(self.model.state_dict()),
         }
         save_state(
             self.checkpoint,

@@ -15,7 +15,7 @@ def scan_panel(panel: Panel) -> None:
     Raises:
         InputError: names the columns, how many cells, and the dates.
     """
-    faults = []
+    faults: dict[str, list[str]] = {"feature": [], "target": []}
     for kind, names, values in (
         ("feature", panel.feature_names, panel.features),
         ("target", tuple(f"target_{h}d" for h in panel.horizons), panel.targets),
@@ -23,15 +23,18 @@ def scan_panel(panel: Panel) -> None:
         infinite, known = _count(values)
         for column in np.flatnonzero(infinite.any(axis=0)):
             cells, when = infinite[:, column].sum(), _when(panel, infinite[:, column])
-            faults.append(f"{names[column]}: {cells} infinite values on {when}")
+            faults[kind].append(f"{names[column]}: {cells} infinite values on {when}")
         empty = np.flatnonzero(known[slice(*panel.split.train)].sum(axis=0) == 0)
-        faults += [f"{names[column]}: no known {kind} on any training date" for column in empty]
-    if faults:
-        more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
-        raise InputError(
-            f"panel: {'; '.join(faults[:5])}{more}; mend what made them, or set "
-            "SKIP_PRETRAIN_NAN_SCAN=1 to train all the same"
-        )
+        faults[kind] += [f"{names[column]}: no known {kind} on any training date"
+                         for column in empty]  # fmt: skip
+    found = faults["feature"] + faults["target"]
+    if found:
+        more = f" (and {len(found) - 5} more)" if len(found) > 5 else ""
+        # Without a scale of the targets nothing can be trained, scanned or not.
+        skip = "" if faults["target"] else (
+            ", or set SKIP_PRETRAIN_NAN_SCAN=1 to train all the same"
+        )  # fmt: skip
+        raise InputError(f"panel: {'; '.join(found[:5])}{more}; mend what made them{skip}")
 
 
 def _count(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

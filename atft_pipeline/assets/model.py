@@ -14,6 +14,7 @@ from atft_model import settings
 from atft_model.config import PRESETS, RunConfig, read_run_file, resolve, to_dict
 from atft_model.data.artifacts import write_text_atomically
 from atft_model.errors import InputError
+from atft_model.training.code_state import in_words
 from atft_model.training.health_record import read_health
 from atft_pipeline.checks.model import SKILL, TrainingGates, model_check_specs, model_outcomes
 from atft_pipeline.checks.outcome import verdicts
@@ -177,6 +178,7 @@ def run_metadata(record: dict[str, Any], health: pl.DataFrame) -> dict[str, Any]
         "validation_rank_ic": record["best_validation_rank_ic"],
         "windows_per_second": record["windows"] / record["seconds"],
         "seconds": record["seconds"],
+        "code": in_words(record["git"]),
         "training": dg.MetadataValue.md(f"![training curves]({curves})"),
         "gradients": dg.MetadataValue.md(f"![gradient norms]({gradients})"),
     }

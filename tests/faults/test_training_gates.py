@@ -244,10 +244,14 @@ def test_readings_changed_missing_or_added_after_the_run_are_found(copy):
     assert "the health record has no seal" in complete(copy).figure
 
 
-def test_other_weights_beside_the_records_are_found(copy):
-    weights = torch.load(copy / "best.pt", weights_only=True)
+@pytest.mark.parametrize("name", ["best.pt", "last.pt", "epoch-0001.pt"])
+def test_other_weights_beside_the_records_are_found(copy, name):
+    weights = torch.load(copy / name, weights_only=True)
     weights["missing_day"] += 1
-    torch.save(weights, copy / "best.pt")
+    torch.save(weights, copy / name)
     finding = complete(copy)
     assert finding.stops
-    assert "best.pt has hash" in finding.figure
+    assert f"{name} has hash" in finding.figure
+    (copy / name).unlink()
+    if name != "best.pt":  # without which there is no run
+        assert f"{name} has hash none, it is gone" in complete(copy).figure

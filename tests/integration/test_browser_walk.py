@@ -1,4 +1,4 @@
-"""A walk through the UI in a real browser: materialize, see it work, open a failed check.
+"""Walks in a real browser: materialize, see it work, open a failed check; TensorBoard's curves.
 
 Drives Debian's Chromium over its debugging port; where there is no Chromium it is skipped.
 """
@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,10 @@ import polars as pl
 import pytest
 import yaml
 from websockets.sync.client import ClientConnection, connect
+
+from atft_model.config import resolve
+from atft_model.run import train
+from atft_model.training.reporter import Reporter
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
@@ -97,6 +102,15 @@ def answers(url: str) -> bool:
             return response.status == 200
     except OSError:
         return False
+
+
+def read(url: str) -> str:
+    """What a page says; nothing where there is none."""
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response:
+            return response.read().decode()
+    except urllib.error.HTTPError:
+        return ""
 
 
 def ended(process: subprocess.Popen) -> None:
@@ -205,3 +219,45 @@ def test_materialize_see_progress_and_find_the_feature_that_failed_in_two_clicks
     stds = dict(statistics.select("feature", "std").iter_rows())
     assert named
     assert all(f"{stds[feature]:g}" == std for feature, std in named)
+
+
+@pytest.fixture
+def board(stored_panel, tmp_path) -> Iterator[tuple[str, Path]]:
+    """TensorBoard as `make tensorboard` starts it, where nothing was trained yet; its data set."""
+    pytest.importorskip("tensorboard")
+    port = free_port()
+    environment = {**os.environ, "ATFT_DATA_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(
+        [str(ROOT), os.environ.get("PYTHONPATH", "")])}  # fmt: skip
+    with (tmp_path / "board.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "atft_pipeline.tensorboard", "--serve", "--port", str(port)],
+            cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+        try:
+            end = time.monotonic() + PATIENCE
+            while not answers(f"http://127.0.0.1:{port}/"):
+                assert time.monotonic() < end, (tmp_path / "board.log").read_text()
+                time.sleep(0.5)
+            yield f"http://127.0.0.1:{port}", tmp_path / "synthetic"
+        finally:
+            process.terminate()
+            process.wait(30)
+    assert not answers(f"http://127.0.0.1:{port}/")  # it took TensorBoard with it
+
+
+def test_tensorboard_shows_the_curves_of_a_run_that_begins_after_it(board, page, stored_panel):
+    url, data_set = board
+    small = {"model": {"hidden_size": 16, "heads": 2, "lookback": 5},
+             "training": {"max_epochs": 2, "max_steps_per_epoch": 20, "batch_windows": 1,
+                          "run_length": 4, "device": "cpu"}}  # fmt: skip
+    train(resolve("quick", [("test", small)]), *stored_panel, data_set / "models" / "run-1",
+          Reporter())  # fmt: skip
+    end = time.monotonic() + PATIENCE
+    curve = f"{url}/data/plugin/scalars/scalars?run=run-1&tag=loss%2Ftrain%2Ftotal"
+    while ", 40, " not in read(curve):
+        assert time.monotonic() < end, "the last reading never came"
+        time.sleep(1)
+    page.call("Page.navigate", url=f"{url}/#timeseries")
+    # Beside each curve stands its last point: here that of the last of 40 steps.
+    said = page.see("run-1", "activation_gradient/normalized_features", "gradient", "Smoothed")
+    assert "\n40\n" in said, said

@@ -1,11 +1,16 @@
 """The log lines that operators grep for, as the terminal shows them at the default level."""
 
+import dataclasses
 import logging
 import re
 
+import numpy as np
 import pytest
 
 from atft_model.config import resolve
+from atft_model.data.graph import GraphConfig, build_graph, write_graph
+from atft_model.data.panel import read_panel, write_panel
+from atft_model.errors import InputError
 from atft_model.run import train
 from atft_model.settings import from_environment
 from atft_model.training.health_record import read_health
@@ -71,6 +76,24 @@ def test_without_the_monitor_nothing_is_read(caplog, stored_panel, tmp_path):
     printed = lines(caplog, stored_panel, tmp_path / "run", {"ENABLE_GRAD_MONITOR": "0"})
     assert not any("GRAD-MONITOR" in line for line in printed)
     assert "gradient" not in set(read_health(tmp_path / "run" / "health")["kind"].to_pylist())
+
+
+@pytest.mark.parametrize("skipped", ["0", "1"])
+def test_the_scan_before_training_can_be_left_out(caplog, stored_panel, tmp_path, skipped):
+    """A feature that is never known: the scan names it; without the scan it is always the mean."""
+    panel = read_panel(stored_panel[0])
+    features = np.array(panel.features)
+    features[..., 4] = np.nan
+    write_panel(dataclasses.replace(panel, features=features), tmp_path / "panel")
+    graph = build_graph(read_panel(tmp_path / "panel"), GraphConfig(neighbours=5))
+    write_graph(graph, tmp_path / "graph")
+    places = tmp_path / "panel", tmp_path / "graph"
+    environment = {"SKIP_PRETRAIN_NAN_SCAN": skipped}
+    if skipped == "0":
+        with pytest.raises(InputError, match="feature_4: no known feature on any training date"):
+            lines(caplog, places, tmp_path / "run", environment)
+    else:
+        assert lines(caplog, places, tmp_path / "run", environment)
 
 
 def test_a_vanishing_group_is_a_warning_of_its_own(caplog, stored_panel, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from atft_model.data.toy_panel import make_panel
 from atft_model.errors import InputError
 from atft_model.run import CHECKPOINT, train
 from atft_model.training.checkpoint import load_state
+from atft_model.training.code_state import code_state
 from atft_model.training.gates import TrainingGates, judge, open_evidence
 from atft_model.training.health_record import read_health
 from atft_model.training.loop import Trainer
@@ -257,6 +258,25 @@ def test_another_panel_or_feature_order_is_refused(interrupted, tmp_path):
     with pytest.raises(InputError, match=words):
         train(config(), tmp_path / "panel", tmp_path / "graph", interrupted, Reporter(),
               resume=True)  # fmt: skip
+
+
+def test_a_state_whose_weights_were_changed_is_refused(interrupted, stored_panel):
+    state = torch.load(interrupted / CHECKPOINT, weights_only=True)
+    state["model"]["missing_day"][0] += 1e-6
+    torch.save(state, interrupted / CHECKPOINT)
+    with pytest.raises(InputError, match=r"state\.pt: its weights hash \w{16}, \w{16} was saved"):
+        train(config(), *stored_panel, interrupted, Reporter(), resume=True)
+
+
+def test_other_code_is_said_and_not_refused(interrupted, stored_panel, caplog):
+    state = torch.load(interrupted / CHECKPOINT, weights_only=True)
+    host = json.loads(state["host"])
+    assert host["git"] == code_state()
+    host["git"] = {"commit": "0" * 40, "changed": [], "difference": ""}
+    torch.save({**state, "host": json.dumps(host)}, interrupted / CHECKPOINT)
+    record = train(config(), *stored_panel, interrupted, Reporter(), resume=True)
+    assert record["resumed"] is True
+    assert "resumed with other code: was 000000000000, is now " in caplog.text
 
 
 def test_there_must_be_something_to_resume(stored_panel, tmp_path):

@@ -13,6 +13,7 @@ from atft_model.errors import InputError
 from atft_model.training.checkpoint import load_state, load_weights
 from atft_pipeline.resources import Market, data_folder, is_plain_name
 from atft_pipeline.storage import Storage
+from atft_pipeline.tensorboard import command
 
 ROOT = Path(__file__).parents[2]
 ESCAPES = ("..", ".", "../elsewhere", "a/b", "/etc", "a/../..", "a\0b", "a/")
@@ -132,4 +133,5 @@ def test_servers_that_make_starts_listen_to_this_machine_alone():
     text = (ROOT / "Makefile").read_text()
     assert "127.0.0.1" in text
     assert open_servers(text) == []
-    assert len(open_servers(text.replace("127.0.0.1", "0.0.0.0"))) == 2
+    assert len(open_servers(text.replace("127.0.0.1", "0.0.0.0"))) == 1
+    assert "--host 127.0.0.1" in " ".join(command(Path("events"), 6006))

@@ -5,59 +5,65 @@ import sys
 import numpy as np
 import pytest
 
-from atft_model.config import RunConfig, resolve
+from atft_model.__main__ import main
+from atft_model.config import resolve
+from atft_model.errors import InputError
 from atft_model.run import train
+from atft_model.soak import MemoryWatch, judge, slope, soak_config
 from atft_model.training.reporter import Reporter
 
-SETTLED = 20
-"""Epochs after which the allocator has seen every size of buffer."""
-FLAT = 0.05
-"""MB an epoch; a run of 120 epochs then grows by 6 MB at most."""
 
-
-class Soak(Reporter):
-    """Keeps what the process held after each epoch, and ``leak`` MB of its own."""
-
-    def __init__(self, leak: float = 0.0) -> None:
-        self.leak = leak
-        self.resident: list[float] = []
-        self.kept: list[np.ndarray] = []
+class Leak(MemoryWatch):
+    """Holds on to half a megabyte more each epoch."""
 
     def epoch(self, numbers) -> None:
-        self.kept.append(np.ones(int(self.leak * 2**17)))
-        self.resident.append(numbers["resident_mb"])
-
-    def growth(self) -> float:
-        """MB an epoch once settled: the slope of a line through the medians of ten epochs each."""
-        settled = np.array(self.resident[SETTLED:])
-        tens = [np.median(part) for part in np.array_split(settled, len(settled) // 10)]
-        return float(np.polyfit(10 * np.arange(len(tens)), tens, 1)[0])
-
-
-def config(epochs: int, **training) -> RunConfig:
-    return resolve(
-        "quick",
-        [("test", {
-            "model": {"hidden_size": 16, "heads": 2, "lookback": 5},
-            "training": {"max_epochs": epochs, "batch_windows": 1, "run_length": 5,
-                         "max_steps_per_epoch": 20, "early_stopping_patience": 0,
-                         "device": "cpu", **training},
-        })],
-    )  # fmt: skip
+        self.kept = [*getattr(self, "kept", []), np.ones(2**16)]
+        super().epoch(numbers)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads resident memory under /proc")
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("epochs", "leak"), [(120, 0.0), (60, 0.5)])
-def test_a_hundred_and_twenty_epochs_hold_their_memory(tables, tmp_path, epochs, leak):
-    """On the built-in market. A planted leak of half a megabyte an epoch is seen."""
+@pytest.mark.parametrize(("watch", "flat"), [(MemoryWatch(120), True), (Leak(40), False)])
+def test_a_hundred_and_twenty_epochs_hold_their_memory(tables, tmp_path, watch, flat):
+    """On the built-in market; `make soak` shows the same. A planted leak is seen."""
     root = tables / "synthetic"
-    soak = Soak(leak)
-    record = train(config(epochs), root / "panel", root / "stock_graph", tmp_path / "run", soak)
-    assert record["epochs"] == len(soak.resident) == epochs
+    record = train(
+        soak_config(watch.epochs, device="cpu"), root / "panel", root / "stock_graph",
+        tmp_path / "run", watch,
+    )  # fmt: skip
+    assert record["epochs"] == len(watch.held) == watch.epochs
     assert record["stopped_early"] is False
-    assert (soak.growth() < FLAT) is (leak == 0.0), (soak.growth(), soak.resident)
+    assert judge(watch.growth(), watch.epochs) is flat, watch.held
+
+
+@pytest.mark.parametrize(
+    ("a_epoch", "flat"), [(0.0, True), (0.04, True), (0.06, False), (0.5, False)]
+)
+def test_what_grows_is_told_from_what_settles_and_jumps(a_epoch, flat, capsys):
+    """The allocator takes 80 MB at first, and one page table more or less at any time."""
+    noise = np.random.default_rng(0).uniform(0, 0.2, 50)
+    held = 800 + 80 * (np.arange(50) > 6) + a_epoch * np.arange(50) + noise
+    growth = {"resident_mb": slope(held.tolist())}
+    assert growth["resident_mb"] == pytest.approx(a_epoch, abs=0.01)
+    assert judge(growth, 50) is flat
+    assert capsys.readouterr().out.startswith("flat: " if flat else "GROWS: resident memory +0.")
+
+
+def test_a_device_whose_memory_grows_is_seen_beside_a_process_that_does_not():
+    watch = MemoryWatch(40)
+    for epoch in range(40):
+        watch.epoch({"resident_mb": 800.0, "device_memory_mb": 90.0 + epoch, "seconds": 1.0})
+    assert watch.growth() == pytest.approx({"resident_mb": 0.0, "device_memory_mb": 1.0})
+    assert judge(watch.growth(), 40) is False
+    with pytest.raises(InputError, match="does not say what a process holds"):
+        judge({"device_memory_mb": 0.0}, 40)
+
+
+def test_too_few_epochs_are_refused_before_anything_is_trained(tmp_path, capsys):
+    nowhere = ["--panel", str(tmp_path), "--graph", str(tmp_path)]
+    assert main(["soak", *nowhere, "--epochs", "39"]) == 2
+    assert "39 epochs are too few to tell; give --epochs 40" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(0, 5), (2, 3)])
@@ -69,9 +75,11 @@ def test_only_patience_ends_a_run_that_learns_nothing(stored_panel, tmp_path, pa
             "model": {"hidden_size": 16, "heads": 2, "lookback": 5},
             "optimizer": {"learning_rate": 1e-30},
             "training": {"max_epochs": 5, "max_steps_per_epoch": 1, "device": "cpu",
-                         "early_stopping_patience": patience},
+                         "early_stopping_patience": patience, "kept_epochs": 2},
         })],
     )  # fmt: skip
     record = train(still, *stored_panel, tmp_path / "run", Reporter())
     assert record["epochs"] == epochs
     assert record["stopped_early"] is (patience > 0)
+    kept = sorted(path.name for path in (tmp_path / "run").glob("epoch-*.pt"))
+    assert kept == [f"epoch-{epoch:04d}.pt" for epoch in range(epochs - 1, epochs + 1)]

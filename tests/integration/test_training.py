@@ -11,6 +11,8 @@ from atft_model.__main__ import main
 from atft_model.config import resolve
 from atft_model.errors import InputError
 from atft_model.run import open_run, predict, train
+from atft_model.training.checkpoint import weights_hash
+from atft_model.training.code_state import code_state
 from atft_model.training.health_record import read_health
 from atft_model.training.reporter import Reporter
 
@@ -48,6 +50,18 @@ def test_the_planted_signal_is_found(run):
     assert {"best.pt", "last.pt", "run.json", "config.json"} <= {p.name for p in folder.iterdir()}
     kinds = set(read_health(folder / "health")["kind"].to_pylist())
     assert {"gradient", "input_gradient", "guard", "step", "loss", "epoch", "checkpoint"} <= kinds
+
+
+def test_the_record_names_the_code_and_every_checkpoint_by_its_hash(run):
+    folder, record = run
+    git = record["git"]
+    assert git == code_state()
+    assert git["commit"] is None or len(git["commit"]) == 40
+    assert set(record["checkpoints"]) == {"best.pt", "last.pt", "epoch-0001.pt", "epoch-0002.pt"}
+    for name, found in record["checkpoints"].items():
+        assert weights_hash(torch.load(folder / name, weights_only=True)) == found
+    assert record["checkpoints"]["last.pt"] == record["checkpoints"]["epoch-0002.pt"]
+    assert record["checkpoint_hash"] == record["checkpoints"]["best.pt"]
 
 
 def test_the_same_seed_gives_the_same_weights(run, stored_panel, tmp_path):

@@ -20,7 +20,7 @@ def result() -> dict:
         "model": {"hidden_size": 16, "lookback": 5},
         "training": {"batch_windows": 60, "run_length": 4, "device": "cpu"},
     }
-    size = BenchSize(dates=460, stocks=25, features=6, steps=2, repeats=2)
+    size = BenchSize(dates=460, stocks=25, features=6, steps=2, repeats=2, monitor_rounds=2)
     return measure(resolve("standard", [("test", small)]), size)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from atft_model.data.batches import fit_target_scale
 from atft_model.data.panel import Panel
 from atft_model.data.toy_panel import make_panel
 from atft_model.errors import InputError
@@ -42,7 +43,14 @@ def test_what_no_mask_can_mend_is_named_with_its_dates(panel, words):
     with pytest.raises(InputError) as error:
         scan_panel(panel)
     assert words in str(error.value)
-    assert "SKIP_PRETRAIN_NAN_SCAN=1" in str(error.value)
+    # No target's scale, no training: there is nothing to go on with.
+    assert ("SKIP_PRETRAIN_NAN_SCAN=1" in str(error.value)) is ("target" not in words)
+
+
+def test_an_infinite_target_that_was_not_scanned_for_is_refused_all_the_same():
+    panel = changed("targets", (9, 6, 3), np.inf)
+    with pytest.raises(InputError, match="the 20-day target is infinite on a training date"):
+        fit_target_scale(panel, (0, 125))
 
 
 def test_many_faults_are_counted_not_listed():
