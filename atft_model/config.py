@@ -40,7 +40,7 @@ class ModelConfig:
         "window's days, fan_san_historical as it was once built wrong; see docs/adaptive_norm.md."
     )  # fmt: skip
     input_skip: int = setting(
-        0, "Gated units of a short path from the last day's inputs to the score; 0: none."
+        0, "Gated units of a short path from the last day's inputs to the head; 0: none."
     )
     input_skip_noise: float = setting(
         0.5, "Noise on the inputs of that path in training, in their own standard deviations."
@@ -80,9 +80,10 @@ class OptimizerConfig:
     """
 
     learning_rate: float = setting(5e-4, "AdamW's first learning rate.")
-    input_skip_rate: float = setting(
-        5.0, "Learning rate of the input skip in units of `learning_rate`: few weights, far to go."
-    )
+    short_path_rate: float = setting(
+        1.0, "Learning rate of head and input skip in units of `learning_rate`: few weights, far "
+        "to go."
+    )  # fmt: skip
     weight_decay: float = setting(1e-4, "AdamW's decoupled weight decay.")
     learning_rate_stages: tuple[float, ...] = setting(
         (), "Learning rates of the first epochs, `stage_epochs` each, before `learning_rate`."
@@ -305,7 +306,7 @@ def check_values(config: RunConfig) -> None:
             raise InputError(f"{name} is {value}; expected at least 1")
     positive = {
         "optimizer.learning_rate": config.optimizer.learning_rate,
-        "optimizer.input_skip_rate": config.optimizer.input_skip_rate,
+        "optimizer.short_path_rate": config.optimizer.short_path_rate,
         "optimizer.clip_norm": config.optimizer.clip_norm,
         "guard.std_floor": config.guard.std_floor,
         "guard.reset_scale": config.guard.reset_scale,
