@@ -188,11 +188,14 @@ class RunConfig:
 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    # The built-in market on two CPU cores, in minutes.
+    # The built-in market on two CPU cores, in minutes; docs/skill.md says what each setting is for.
     "quick": {
-        "model": {"hidden_size": 32},
-        "optimizer": {"learning_rate": 1e-3},
-        "training": {"max_epochs": 8, "max_steps_per_epoch": 36, "early_stopping_patience": 3},
+        "model": {"hidden_size": 16, "lookback": 10, "input_skip": 8},
+        "loss": {"horizon_power": 1.0},
+        "optimizer": {"learning_rate": 1e-3, "short_path_rate": 10.0, "schedule": "cosine",
+                      "warmup_steps": 10},
+        "training": {"max_epochs": 8, "max_steps_per_epoch": 40, "run_length": 4,
+                     "early_stopping_patience": 0},
     },
     # A real market: the defaults above.
     "standard": {},

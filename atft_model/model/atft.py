@@ -79,7 +79,7 @@ class ATFT(nn.Module):
         self.mixes_days = config.adaptive_norm in MIXES_DAYS
         self.gated_residual = GatedSkip(size, dropout)
         self.head = PredictionHead(
-            size, 2 * config.input_skip, shape.horizons, config.quantiles, dropout
+            size, shape.horizons, config.quantiles, dropout, 2 * config.input_skip
         )
         self.input_skip = None
         if config.input_skip:

@@ -32,8 +32,9 @@ class PredictionHead(nn.Module):
     """
 
     def __init__(
-        self, size: int, skip_size: int, horizons: int, quantiles: tuple[float, ...], dropout: float
-    ) -> None:
+        self, size: int, horizons: int, quantiles: tuple[float, ...], dropout: float,
+        skip_size: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.shared = GatedResidualNetwork(size + skip_size, size, dropout)
         self.heads = nn.ModuleList(QuantileHead(size, quantiles) for _ in range(horizons))

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+
 class InputSkip(nn.Module):
     """Gated linear units of a stock's last day, and their mean over its neighbours.
 

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from atft_model.config import OptimizerConfig
 
-
 SHORT_PATH = ("input_skip.", "head.")
 """Parameters between the last day's inputs and the score that no encoder stands behind."""
 
