@@ -84,7 +84,8 @@ class EncoderHooks:
 class InputGradients:
     """Gradients of the input features by the path that they take, while ``watching``.
 
-    The two paths are read apart: the input skip would hide an input that the encoder lost.
+    The two paths are read apart: the input skip would hide an input that the encoder lost. Its
+    hooks come first, so that they see what the model hands over, not what another hook made of it.
     """
 
     def __init__(self, model: ATFT) -> None:
@@ -102,7 +103,8 @@ class InputGradients:
         handles = []
         if active:
             for name, module in self.paths.items():
-                handles.append(module.register_forward_pre_hook(self._watch(name)))
+                hook = self._watch(name)
+                handles.append(module.register_forward_pre_hook(hook, prepend=True))
         try:
             yield
         finally:
