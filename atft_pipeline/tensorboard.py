@@ -15,6 +15,7 @@ CURVES = (
     "gradient",
     "update",
     "activation_gradient",
+    "encoder_spread",
     "loss",
     "step",
     "score_std",

@@ -27,12 +27,13 @@ ENCODER_TENSORS = 25
 """Intermediates of [windows, lookback, hidden] that the encoder keeps, about."""
 
 MONITOR_GROUPS: dict[str, tuple[str, ...]] = {
-    "prediction_head_shared": ("head.shared",),
+    # The input skip is on the head's side: it must not speak for a group of the encoder.
+    "prediction_head_shared": ("head.shared", "input_skip"),
     "prediction_head_heads": ("head.heads",),
     "backbone_projection": ("backbone_projection",),
     "adaptive_norm": ("adaptive_norm", "gated_residual"),
     "temporal_encoder": ("temporal_encoder", "sector_embedding", "market_embedding"),
-    "input_projection": ("input_projection", "missing_day", "input_skip"),
+    "input_projection": ("input_projection", "missing_day"),
     "variable_selection": ("variable_selection",),
     "gat": ("graph_attention",),
 }
