@@ -128,6 +128,10 @@ class TrainingConfig:
     early_stopping_patience: int = setting(
         6, "Epochs without a better validation rank IC before training stops; 0 never stops."
     )
+    keep: Literal["best", "last"] = setting(
+        "best", "Whose weights the run keeps: the best validation rank IC's, or the last epoch's, "
+        "which are what a cosine ends in; the best of few noisy figures is often just the luckiest."
+    )  # fmt: skip
     seed: int = setting(1337, "Seed of weights, dropout and the order of dates.")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto takes CUDA where it is.")
     precision: Literal["32", "bf16-mixed", "16-mixed"] = setting(
@@ -195,7 +199,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "optimizer": {"learning_rate": 1e-3, "short_path_rate": 10.0, "schedule": "cosine",
                       "warmup_steps": 10},
         "training": {"max_epochs": 8, "max_steps_per_epoch": 40, "run_length": 4,
-                     "early_stopping_patience": 0},
+                     "early_stopping_patience": 0, "keep": "last"},
     },
     # A real market: the defaults above.
     "standard": {},
@@ -287,6 +291,12 @@ def check_values(config: RunConfig) -> None:
         raise InputError(
             "optimizer.learning_rate_stages go with optimizer.schedule 'plateau', found 'cosine'; "
             "leave one of them out"
+        )
+    if config.training.keep == "last" and config.training.early_stopping_patience:
+        raise InputError(
+            f"training.keep is 'last' with an early_stopping_patience of "
+            f"{config.training.early_stopping_patience}; an early stop goes by the best epoch: set "
+            "keep to 'best' or early_stopping_patience to 0"
         )
     if not 0 <= model.dropout < 1:
         raise InputError(f"model.dropout is {model.dropout}; expected 0 up to below 1")

@@ -48,7 +48,7 @@ class TrainingGates:
     min_encoder_spread: float = setting(
         0.01,
         "Within-date std of what the head reads of the encoder, whose size is 1: below, the "
-        "encoder gives every stock the same; clean runs have 0.1 to 0.9.",
+        "encoder gives every stock the same; clean runs have 0.4 to 0.7.",
     )
     min_score_std: float = setting(
         1e-3, "Within-date std of the score, in units of the target's std: below, stocks tie."
