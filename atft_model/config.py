@@ -40,7 +40,7 @@ class ModelConfig:
         "window's days, fan_san_historical as it was once built wrong; see docs/adaptive_norm.md."
     )  # fmt: skip
     input_skip: int = setting(
-        0, "Gated units of a short path from the last day's inputs to the score; 0: none."
+        0, "Gated units of a short path from the last day's inputs to the head; 0: none."
     )
     input_skip_noise: float = setting(
         0.5, "Noise on the inputs of that path in training, in their own standard deviations."
@@ -80,9 +80,10 @@ class OptimizerConfig:
     """
 
     learning_rate: float = setting(5e-4, "AdamW's first learning rate.")
-    input_skip_rate: float = setting(
-        5.0, "Learning rate of the input skip in units of `learning_rate`: few weights, far to go."
-    )
+    short_path_rate: float = setting(
+        1.0, "Learning rate of head and input skip in units of `learning_rate`: few weights, far "
+        "to go."
+    )  # fmt: skip
     weight_decay: float = setting(1e-4, "AdamW's decoupled weight decay.")
     learning_rate_stages: tuple[float, ...] = setting(
         (), "Learning rates of the first epochs, `stage_epochs` each, before `learning_rate`."
@@ -127,6 +128,10 @@ class TrainingConfig:
     early_stopping_patience: int = setting(
         6, "Epochs without a better validation rank IC before training stops; 0 never stops."
     )
+    keep: Literal["best", "last"] = setting(
+        "best", "Whose weights the run keeps: the best validation rank IC's, or the last epoch's, "
+        "which are what a cosine ends in; the best of few noisy figures is often just the luckiest."
+    )  # fmt: skip
     seed: int = setting(1337, "Seed of weights, dropout and the order of dates.")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto takes CUDA where it is.")
     precision: Literal["32", "bf16-mixed", "16-mixed"] = setting(
@@ -194,11 +199,14 @@ class RunConfig:
 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    # The built-in market on two CPU cores, in minutes.
+    # The built-in market on two CPU cores, in minutes; docs/skill.md says what each setting is for.
     "quick": {
-        "model": {"hidden_size": 32},
-        "optimizer": {"learning_rate": 1e-3},
-        "training": {"max_epochs": 8, "max_steps_per_epoch": 36, "early_stopping_patience": 3},
+        "model": {"hidden_size": 16, "lookback": 10, "input_skip": 8},
+        "loss": {"horizon_power": 1.0},
+        "optimizer": {"learning_rate": 1e-3, "short_path_rate": 10.0, "schedule": "cosine",
+                      "warmup_steps": 10},
+        "training": {"max_epochs": 8, "max_steps_per_epoch": 40, "run_length": 4,
+                     "early_stopping_patience": 0, "keep": "last"},
     },
     # A real market: the defaults above.
     "standard": {},
@@ -291,6 +299,12 @@ def check_values(config: RunConfig) -> None:
             "optimizer.learning_rate_stages go with optimizer.schedule 'plateau', found 'cosine'; "
             "leave one of them out"
         )
+    if config.training.keep == "last" and config.training.early_stopping_patience:
+        raise InputError(
+            f"training.keep is 'last' with an early_stopping_patience of "
+            f"{config.training.early_stopping_patience}; an early stop goes by the best epoch: set "
+            "keep to 'best' or early_stopping_patience to 0"
+        )
     if not 0 <= model.dropout < 1:
         raise InputError(f"model.dropout is {model.dropout}; expected 0 up to below 1")
     at_least_one = {
@@ -313,7 +327,7 @@ def check_values(config: RunConfig) -> None:
             raise InputError(f"{name} is {value}; expected at least 1")
     positive = {
         "optimizer.learning_rate": config.optimizer.learning_rate,
-        "optimizer.input_skip_rate": config.optimizer.input_skip_rate,
+        "optimizer.short_path_rate": config.optimizer.short_path_rate,
         "optimizer.clip_norm": config.optimizer.clip_norm,
         "guard.std_floor": config.guard.std_floor,
         "guard.reset_scale": config.guard.reset_scale,

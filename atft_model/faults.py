@@ -81,6 +81,34 @@ def skip_over_the_output(trainer: Trainer) -> None:
     trainer.model.gated_residual.register_forward_pre_hook(past)
 
 
+def same_for_every_stock(trainer: Trainer) -> None:
+    """The encoder collapsed; the input skip keeps the scores apart, and gradients go on."""
+
+    def mean(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output.mean(dim=0, keepdim=True).expand_as(output)
+
+    trainer.model.gated_residual.register_forward_hook(mean)
+
+
+def lost_to_encoder(trainer: Trainer) -> None:
+    """Variable selection does not get an input that the input skip still reads."""
+    _lose_feature(trainer.model.variable_selection)
+
+
+def lost_to_skip(trainer: Trainer) -> None:
+    """The input skip does not get an input that variable selection still reads."""
+    assert trainer.model.input_skip is not None
+    _lose_feature(trainer.model.input_skip)
+
+
+def _lose_feature(module: nn.Module, column: int = 1) -> None:
+    def lose(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        kept = torch.arange(inputs[0].shape[-1]) != column
+        return (inputs[0] * kept, *inputs[1:])
+
+    module.register_forward_pre_hook(lose)
+
+
 def dead_head(trainer: Trainer) -> None:
     """The shared part of the head gives every stock the same: no reset of a head can mend it."""
 
@@ -161,6 +189,12 @@ FAULTS = (
           "every_parameter_receives_gradient", "adaptive_norm.1.weight (always zero)",
           settings={"model": {"adaptive_norm": "fan_san_historical"}}),
     Fault("inputs zeroed (all but 2)", "no_dead_inputs", "never varies", panel=zeroed_inputs),
+    Fault("encoder the same for every stock", "encoder_tells_stocks_apart", "smallest within-date",
+          trainer=same_for_every_stock),
+    Fault("input lost to the encoder", "no_dead_inputs", "feature_1 (no gradient)",
+          trainer=lost_to_encoder),
+    Fault("input lost to the input skip", "no_dead_inputs",
+          "feature_1 (no gradient through the input skip)", trainer=lost_to_skip),
     Fault("constant head", "degeneracy_resets_within_limit", "failed", trainer=dead_head),
     Fault("frozen group", "every_parameter_receives_gradient", "graph_attention",
           trainer=frozen_group),

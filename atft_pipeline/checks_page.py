@@ -116,6 +116,12 @@ ADVICE: Mapping[str, tuple[str, str]] = {
         "The graph covers other dates than validation.",
         "Materialize stock_graph again after the panel.",
     ),
+    "encoder_tells_stocks_apart": (
+        "The encoder collapsed, so that the head reads the same of it for every stock: learning "
+        "rate too high, dead inputs. With an input skip the score alone would not show it.",
+        "As for degeneracy_resets_within_limit; the reading is encoder_spread in the health "
+        "record.",
+    ),
     "degeneracy_resets_within_limit": (
         "Predictions collapse to a constant: learning rate too high, variance penalty too weak, "
         "no signal. 1 to 3 resets an epoch are normal.",

@@ -25,6 +25,7 @@ CURVES = (
     "gradient",
     "update",
     "activation_gradient",
+    "encoder_spread",
     "loss",
     "step",
     "score_std",

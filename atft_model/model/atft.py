@@ -27,12 +27,13 @@ ENCODER_TENSORS = 25
 """Intermediates of [windows, lookback, hidden] that the encoder keeps, about."""
 
 MONITOR_GROUPS: dict[str, tuple[str, ...]] = {
-    "prediction_head_shared": ("head.shared",),
+    # The input skip is on the head's side: it must not speak for a group of the encoder.
+    "prediction_head_shared": ("head.shared", "input_skip"),
     "prediction_head_heads": ("head.heads",),
     "backbone_projection": ("backbone_projection",),
     "adaptive_norm": ("adaptive_norm", "gated_residual"),
     "temporal_encoder": ("temporal_encoder", "sector_embedding", "market_embedding"),
-    "input_projection": ("input_projection", "missing_day", "input_skip"),
+    "input_projection": ("input_projection", "missing_day"),
     "variable_selection": ("variable_selection",),
     "gat": ("graph_attention",),
 }
@@ -56,9 +57,8 @@ class ATFT(nn.Module):
 
     Variable selection → input projection → temporal encoder → graph attention over the date's
     stocks → concatenation → backbone projection → adaptive normalization → gated residual →
-    prediction head on the last day. With ``input_skip`` a short path from the last day's inputs to
-    the score stands beside all of this. One forward path serves training, validation and
-    prediction.
+    prediction head on the last day. With ``input_skip`` the head also reads a short path from the
+    last day's inputs. One forward path serves training, validation and prediction.
     """
 
     def __init__(self, config: ModelConfig, shape: ModelShape) -> None:
@@ -79,7 +79,9 @@ class ATFT(nn.Module):
         self.adaptive_norm = adaptive_norm(config.adaptive_norm, size, config.lookback)
         self.mixes_days = config.adaptive_norm in MIXES_DAYS
         self.gated_residual = GatedSkip(size, dropout)
-        self.head = PredictionHead(size, shape.horizons, config.quantiles, dropout)
+        self.head = PredictionHead(
+            size, shape.horizons, config.quantiles, dropout, 2 * config.input_skip
+        )
         self.input_skip = None
         if config.input_skip:
             if not shape.ranked:
@@ -87,10 +89,7 @@ class ATFT(nn.Module):
                     f"panel: no feature is normalized across the stocks of a date, and "
                     f"model.input_skip {config.input_skip} reads no others; set it to 0"
                 )
-            self.input_skip = InputSkip(
-                shape.ranked, config.input_skip, shape.horizons, config.input_skip_noise
-            )
-            self.head.start_without_score()
+            self.input_skip = InputSkip(shape.ranked, config.input_skip, config.input_skip_noise)
         self.projected = nn.Identity()
         """Sees ``projected_features`` [windows, days, hidden]; monitors hook here."""
         self.normalized = nn.Identity()
@@ -112,13 +111,13 @@ class ATFT(nn.Module):
         spread = graph.reshape(-1, 1, graph.shape[-1]).expand_as(encoded)
         projected = self.projected(self.backbone_projection(torch.cat([encoded, spread], dim=-1)))
         normalized = self.normalized(self.adaptive_norm(projected))
-        quantiles = self.head(self.gated_residual(normalized[:, -1], projected[:, -1]))
-        quantiles = quantiles.view(runs * length, stocks, *quantiles.shape[-2:])
+        state = self.gated_residual(normalized[:, -1], projected[:, -1])
         if self.input_skip is not None:
             today = batch.features[:, self.lookback - 1 :].flatten(0, 1)
             skip = self.input_skip(today, batch.neighbours.flatten(0, 1))
-            quantiles = quantiles + skip[..., None]
-        return quantiles.view(runs, length, *quantiles.shape[1:])
+            state = torch.cat([state, skip.flatten(0, 1)], dim=-1)
+        quantiles = self.head(state)
+        return quantiles.view(runs, length, stocks, *quantiles.shape[1:])
 
     def embed_days(self, batch: WindowBatch) -> Float[Tensor, "runs days stocks size"]:
         """Each (date, stock) once, for all windows that contain it; a missing day is learned."""

@@ -26,25 +26,21 @@ class QuantileHead(nn.Module):
 
 
 class PredictionHead(nn.Module):
-    """Shared gated residual network, then a quantile head per horizon."""
+    """Shared gated residual network, then a quantile head per horizon.
+
+    ``skip_size`` numbers of an input skip stand beside the ``size`` of the encoder's state.
+    """
 
     def __init__(
-        self, size: int, horizons: int, quantiles: tuple[float, ...], dropout: float
-    ) -> None:
+        self, size: int, horizons: int, quantiles: tuple[float, ...], dropout: float,
+        skip_size: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.shared = GatedResidualNetwork(size, size, dropout)
+        self.shared = GatedResidualNetwork(size + skip_size, size, dropout)
         self.heads = nn.ModuleList(QuantileHead(size, quantiles) for _ in range(horizons))
 
-    def start_without_score(self) -> None:
-        """Zeroes what makes the medians: the score begins as that of the input skip alone."""
-        for head in self.heads:
-            assert isinstance(head, QuantileHead)
-            with torch.no_grad():
-                head.linear.weight[head.median] = 0.0
-                head.linear.bias[head.median] = 0.0
-
     def forward(
-        self, x: Float[Tensor, "*batch size"]
+        self, x: Float[Tensor, "*batch input"]
     ) -> Float[Tensor, "*batch horizons quantiles"]:
         """Quantiles per horizon."""
         shared = self.shared(x)

@@ -5,7 +5,9 @@ from torch import nn
 from atft_model.config import ModelConfig
 from atft_model.model.atft import ATFT
 
-WITHOUT_SKIP = ("input_projection", "backbone_projection", "head.heads", "input_skip")
+WITHOUT_SKIP = (
+    "input_projection", "backbone_projection", "head.shared.skip", "head.heads", "input_skip",
+)  # fmt: skip
 
 
 def initialize(model: ATFT, config: ModelConfig) -> None:

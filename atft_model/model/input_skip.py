@@ -1,22 +1,20 @@
-"""The input skip: a short gated path from the signal day's inputs to the score."""
+"""The input skip: a short gated path from the signal day's inputs to the prediction head."""
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-READOUT = 0.25
-"""First weights of the read-out: near nothing, so that no random score has to be unlearned."""
-
 
 class InputSkip(nn.Module):
-    """A gated linear unit of a stock's last day and the mean of its neighbours' units, read out.
+    """Gated linear units of a stock's last day, and their mean over its neighbours.
 
-    z = (A x + a) * sigmoid(B x + b), score += C z + D mean over neighbours of z: the gated skip
-    around a block of Lim et al. 2021 (eq. 5), here around the whole encoder, with a fixed mean over
-    the graph (the propagation of Wu et al. 2019, without self-loops). What is linear in the inputs,
-    the product of two of them, and what the neighbours did today reach the score in one step, where
+    z = (A x + a) * sigmoid(B x + b), out = [z, mean over neighbours of z]: a skip around the whole
+    encoder with the gated linear units of Lim et al. 2021 (eq. 5), and a fixed mean over the graph
+    (the propagation of Wu et al. 2019, without self-loops). What is linear in the inputs, the
+    product of two of them, and what the neighbours did today reach the head in one step, where
     through selection, normalizations and attention they take thousands of noisy ones to be found.
+    The head reads it beside the encoder's state, so that no score is made anywhere but in the head.
 
     It reads only inputs that differ between the stocks of a date (``columns``). A market-wide one
     says which date it is, and a gate that knows the date learns each training date by heart.
@@ -26,28 +24,23 @@ class InputSkip(nn.Module):
 
     columns: Tensor
 
-    def __init__(self, columns: tuple[int, ...], units: int, horizons: int, noise: float) -> None:
+    def __init__(self, columns: tuple[int, ...], units: int, noise: float) -> None:
         super().__init__()
         self.register_buffer("columns", torch.tensor(columns), persistent=False)
         self.noise = noise
         self.units = nn.Linear(len(columns), 2 * units)
-        self.own = nn.Linear(units, horizons)
-        self.others = nn.Linear(units, horizons, bias=False)
-        for readout in (self.own, self.others):
-            nn.init.uniform_(readout.weight, -READOUT, READOUT)
-        nn.init.zeros_(self.own.bias)
 
     def forward(
         self,
         x: Float[Tensor, "dates stocks features"],
         neighbours: Int[Tensor, "dates stocks k"],
-    ) -> Float[Tensor, "dates stocks horizons"]:
-        """What is added to every quantile of a horizon; a stock without neighbours has its own."""
+    ) -> Float[Tensor, "dates stocks units"]:
+        """The stock's own units, then its neighbours' mean ones: 0 where it has none."""
         x = x[..., self.columns]
         if self.training:
             x = x + self.noise * torch.randn_like(x)
         units = F.glu(self.units(x))
-        return self.own(units) + self.others(neighbour_mean(units, neighbours))
+        return torch.cat([units, neighbour_mean(units, neighbours)], dim=-1)
 
 
 def neighbour_mean(

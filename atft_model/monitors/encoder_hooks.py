@@ -1,4 +1,4 @@
-"""Reads the gradient that reaches the encoder's activations and the input features."""
+"""Reads what the encoder passes on: gradients of its activations and of its inputs, its spread."""
 
 import logging
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atft_model.losses.cross_section import masked_variance
 from atft_model.model.atft import ATFT
 
 log = logging.getLogger("atft")
@@ -79,6 +80,107 @@ class EncoderHooks:
             if self.log_lines:
                 log.info("[ENCODER-GRAD] %s grad_norm=%.2e max=%.2e", name, l2, largest)
         return readings
+
+
+class InputGradients:
+    """Gradients of the input features by the path that they take, while ``watching``.
+
+    The two paths are read apart: the input skip would hide an input that the encoder lost. Its
+    hooks come first, so that they see what the model hands over, not what another hook made of it.
+    """
+
+    def __init__(self, model: ATFT) -> None:
+        self.paths: dict[str, torch.nn.Module] = {"input_gradient": model.variable_selection}
+        self.columns: list[int] = []
+        """Features that the input skip reads."""
+        if model.input_skip is not None:
+            self.paths["skip_gradient"] = model.input_skip
+            self.columns = model.input_skip.columns.tolist()
+        self._squares: dict[str, Tensor] = {}
+
+    @contextmanager
+    def watching(self, active: bool) -> Iterator[None]:
+        """Hooks the first module of each path for the passes inside, if ``active``."""
+        handles = []
+        if active:
+            for name, module in self.paths.items():
+                hook = self._watch(name)
+                handles.append(module.register_forward_pre_hook(hook, prepend=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _watch(self, name: str):
+        def on_forward(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if inputs[0].requires_grad:
+                self._squares.setdefault(name, inputs[0].new_zeros(inputs[0].shape[-1]))
+                inputs[0].register_hook(lambda gradient: self._keep(name, gradient))
+
+        return on_forward
+
+    def _keep(self, name: str, gradient: Tensor) -> None:
+        self._squares[name] = self._squares[name] + feature_squares(gradient)
+
+    def take(self) -> Tensor | None:
+        """[paths, features]: squared L2 norms since the last call; None where none were asked."""
+        taken, self._squares = self._squares, {}
+        return torch.stack([taken[name] for name in self.paths]) if taken else None
+
+    def readings(
+        self, norms: np.ndarray, features: tuple[str, ...]
+    ) -> Iterator[tuple[str, str, float]]:
+        """(kind, feature, L2 norm) of what ``take`` gave; of the skip, what it reads."""
+        for kind, row in zip(self.paths, norms, strict=True):
+            chosen = range(len(features)) if kind == "input_gradient" else self.columns
+            yield from ((kind, features[column], float(row[column])) for column in chosen)
+
+
+class EncoderSpread:
+    """How far the stocks of a date lie apart in what the head reads of the encoder.
+
+    With an input skip the score's spread does not tell: the skip keeps it up when every stock gets
+    the same from the encoder.
+    """
+
+    def __init__(self, model: ATFT) -> None:
+        self.module = model.gated_residual
+        self._sums: Tensor | None = None
+
+    @contextmanager
+    def watching(self, active: bool, scorable: Tensor) -> Iterator[None]:
+        """Hooks the encoder's last module for the forward pass of these windows, if ``active``.
+
+        Args:
+            scorable: bool [runs, length, stocks].
+        """
+        if not active:
+            yield
+            return
+        dates = scorable.flatten(0, 1)
+
+        def keep(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if torch.is_grad_enabled():
+                state = output.detach().float().view(*dates.shape, -1)
+                self._keep(state, dates[..., None].expand_as(state))
+
+        handle = self.module.register_forward_hook(keep)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _keep(self, state: Tensor, valid: Tensor) -> None:
+        std = masked_variance(state, valid).sqrt().mean(dim=(1, 2))
+        counted = (valid[..., 0].sum(dim=1) >= 2).float()
+        sums = torch.stack([(std * counted).sum(), counted.sum()])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def take(self) -> Tensor | None:
+        """[2]: stds within the date added up, and how many dates; None where none was seen."""
+        taken, self._sums = self._sums, None
+        return taken
 
 
 class AdaptiveNormDebug:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from atft_model.data.artifacts import HASH_LENGTH
 from atft_model.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 """Of a run's files. Raise it when their names, fields or meaning change, or when the same config
 builds other tensors: runs of earlier formats are then refused by name."""
 

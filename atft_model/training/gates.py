@@ -45,6 +45,11 @@ class TrainingGates:
     )
     resets_warn: int = setting(5, "Head resets in one epoch above which the check warns.")
     resets_error: int = setting(10, "Head resets in one epoch above which the check fails.")
+    min_encoder_spread: float = setting(
+        0.01,
+        "Within-date std of what the head reads of the encoder, whose size is 1: below, the "
+        "encoder gives every stock the same; clean runs have 0.4 to 0.7.",
+    )
     min_score_std: float = setting(
         1e-3, "Within-date std of the score, in units of the target's std: below, stocks tie."
     )
@@ -191,6 +196,7 @@ def judge(evidence: Evidence, gates: TrainingGates) -> list[Finding]:
         targets_well_scaled(record, gates),
         cross_sections_wide_enough(readings, gates),
         validation_uses_graph(readings, gates),
+        encoder_tells_stocks_apart(readings, gates),
         degeneracy_resets_within_limit(readings, gates),
         predictions_not_degenerate(readings, gates),
         no_nonfinite_steps(readings, record),
@@ -288,14 +294,20 @@ def every_parameter_receives_gradient(readings: Readings) -> Finding:
 
 
 def no_dead_inputs(readings: Readings, record: Mapping[str, Any]) -> Finding:
-    """Every input varies and passes a gradient: an input that is always zero does neither."""
+    """Every input varies and passes a gradient: an input that is always zero does neither.
+
+    Through the encoder, and through the input skip where that reads it.
+    """
     gradients = readings.rows("input_gradient", "l2").by_name()
+    skip = readings.rows("skip_gradient", "l2").by_name()
     lowest, highest = (readings.rows("input", side).by_name() for side in ("lowest", "highest"))
     names = list(record["features"])
     faults = []
     for name in names:
         if not (gradients.get(name, np.zeros(1)) > 0).any():
             faults.append(f"{name} (no gradient)")
+        elif name in skip and not (skip[name] > 0).any():
+            faults.append(f"{name} (no gradient through the input skip)")
         elif not (highest.get(name, np.zeros(1)).max() > lowest.get(name, np.zeros(1)).min()):
             faults.append(f"{name} (never varies)")
     return Finding(
@@ -412,6 +424,21 @@ def validation_uses_graph(readings: Readings, gates: TrainingGates) -> Finding:
         f"{theirs:.2f} neighbours a window in validation, {mine:.2f} in training",
         f"above 0, and at least {gates.min_edge_share:.0%} of training's",
         numbers={"train_neighbours": mine, "val_neighbours": theirs},
+    )
+
+
+def encoder_tells_stocks_apart(readings: Readings, gates: TrainingGates) -> Finding:
+    """What the head reads of the encoder differs between the stocks of a date, at every reading."""
+    spread = readings.rows("encoder_spread", "std").value[gates.warmup_readings :]
+    smallest = float(spread.min()) if len(spread) else math.nan
+    return Finding(
+        "encoder_tells_stocks_apart",
+        smallest > gates.min_encoder_spread,
+        f"smallest within-date std of the encoder's state {smallest:.2e}"
+        if len(spread)
+        else "nothing was recorded",
+        f"above {gates.min_encoder_spread:g}",
+        numbers={"smallest_encoder_spread": smallest},
     )
 
 

@@ -59,7 +59,9 @@ class Progress:
     """Steps taken of an epoch that is not over; 0 between epochs."""
     epoch_windows: int = 0
     best_epoch: int = 0
+    """Whose weights are kept: by ``training.keep`` that of the best rank IC, or the last one."""
     best_rank_ic: float = -math.inf
+    """Its validation rank IC."""
     stopped_early: bool = False
     windows: int = 0
     history: list[dict[str, int | float]] = field(default_factory=list)
@@ -122,11 +124,12 @@ class Trainer:
                     self.runs_per_batch, self.loss, self.group,
                 )  # fmt: skip
                 self.beat(progress, "validation")
-                self.schedule.end_epoch(progress.epoch, _watched(validation))
+                watched = _watched(validation)
+                self.schedule.end_epoch(progress.epoch, watched)
                 self.save_weights(folder / "last.pt")
                 self.keep_epoch(folder, progress.epoch)
-                if _watched(validation) > progress.best_rank_ic:
-                    progress.best_rank_ic = _watched(validation)
+                if self.keeps(watched, progress):
+                    progress.best_rank_ic = watched
                     progress.best_epoch = progress.epoch
                     self.save_weights(folder / "best.pt")
                 speed = (progress.epoch_windows - already) / seconds
@@ -300,6 +303,12 @@ class Trainer:
             validation.mean_rank_ic, rate, f"{speed:,.0f}", left,
         )  # fmt: skip
         self.reporter.epoch({"epoch": float(progress.epoch), **numbers})
+
+    def keeps(self, watched: float, progress: Progress) -> bool:
+        """Whether an epoch of this validation rank IC has the weights to keep so far."""
+        if self.config.training.keep == "last":
+            return math.isfinite(watched)
+        return watched > progress.best_rank_ic
 
     def out_of_patience(self, progress: Progress) -> bool:
         """Whether the validation rank IC has not improved for the configured epochs."""

@@ -17,7 +17,12 @@ from atft_model.data.batches import BatchCounts, DevicePanel, WindowBatch
 from atft_model.losses.cross_section import masked_variance
 from atft_model.losses.total import LossTerms
 from atft_model.model.atft import ATFT
-from atft_model.monitors.encoder_hooks import AdaptiveNormDebug, EncoderHooks, feature_squares
+from atft_model.monitors.encoder_hooks import (
+    AdaptiveNormDebug,
+    EncoderHooks,
+    EncoderSpread,
+    InputGradients,
+)
 from atft_model.monitors.gradient_monitor import GradientMonitor
 from atft_model.training.distributed import ALONE, Group
 from atft_model.training.health_record import HealthRecord
@@ -102,9 +107,10 @@ class Observer:
         self.cadence = max(1, min(config.every, steps_per_epoch // READINGS_PER_EPOCH))
         self.monitor = GradientMonitor(model, config.warn_norm)
         self.hooks = EncoderHooks(model, config.encoder_hooks)
+        self.inputs = InputGradients(model)
+        self.spread = EncoderSpread(model)
         self.norm_debug = AdaptiveNormDebug(model)
         self.skipped_steps = 0.0
-        self._input_squares: Tensor | None = None
         self._neighbours: Tensor | None = None
         self._held: dict[str, Tensor] = {}
         self._pending: _Pending | None = None
@@ -140,17 +146,12 @@ class Observer:
         )
         with ExitStack() as hooks:
             hooks.enter_context(self.hooks.watching(active))
+            hooks.enter_context(self.inputs.watching(inputs is not None))
+            hooks.enter_context(self.spread.watching(active, batch.scorable))
             hooks.enter_context(self.norm_debug.watching(due and self.config.adaptive_norm_debug))
             yield replace(batch, features=inputs) if inputs is not None else batch
         if due:
             self._neighbours = added(self._neighbours, neighbour_counts(batch))
-        if inputs is not None:
-            squares = (
-                feature_squares(inputs.grad)
-                if inputs.grad is not None
-                else torch.zeros(len(self.feature_names), device=inputs.device)
-            )
-            self._input_squares = added(self._input_squares, squares)
 
     def watch_gradients(self, inverse_scale: float) -> None:
         """Keeps, on the device, what the gradients are before clipping, over all parts of the step.
@@ -158,8 +159,7 @@ class Observer:
         Args:
             inverse_scale: By what gradients of activations and inputs are multiplied.
         """
-        neighbours, squares = self._neighbours, self._input_squares
-        self._neighbours = self._input_squares = None
+        neighbours, self._neighbours = self._neighbours, None
         if neighbours is not None:
             self._held["neighbours"] = self.group.total(neighbours)
         if not self.config.gradient_monitor:
@@ -168,6 +168,9 @@ class Observer:
         l2, largest = self.hooks.take()
         norms = [self.group.total(l2).sqrt(), self.group.largest(largest)]
         self._held["activation"] = inverse_scale * torch.stack(norms, dim=1)
+        spread, squares = self.spread.take(), self.inputs.take()
+        if spread is not None:
+            self._held["spread"] = self.group.total(spread)
         if squares is not None:
             self._held["input"] = inverse_scale * self.group.total(squares).sqrt()
         self.monitor.remember()
@@ -238,9 +241,13 @@ class Observer:
             self.health.add(epoch, step, "update", group, {"ratio": ratio})
         for name, metrics in self.hooks.readings(fetched["activation"]).items():
             self.health.add(epoch, step, "activation_gradient", name, metrics)
-        inputs = fetched["input"].tolist() if "input" in fetched else []
-        for name, norm in zip(self.feature_names, inputs, strict=bool(inputs)):
-            self.health.add(epoch, step, "input_gradient", name, {"l2": norm})
+        if "spread" in fetched:
+            total, dates = fetched["spread"].tolist()
+            std = total / dates if dates else math.nan
+            self.health.add(epoch, step, "encoder_spread", "encoder_state", {"std": std})
+        if "input" in fetched:
+            for kind, name, norm in self.inputs.readings(fetched["input"], self.feature_names):
+                self.health.add(epoch, step, kind, name, {"l2": norm})
 
     def _record_sums(
         self, epoch: int, step: int, sums: np.ndarray, outcomes: np.ndarray, pending: _Pending

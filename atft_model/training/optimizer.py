@@ -8,18 +8,21 @@ from torch import Tensor, nn
 
 from atft_model.config import OptimizerConfig
 
+SHORT_PATH = ("input_skip.", "head.")
+"""Parameters between the last day's inputs and the score that no encoder stands behind."""
+
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW, fused: it can leave out a step on the device's own word (``guarded_step``).
 
-    The input skip is a group of its own, with a rate of its own; all else is the first group.
+    The input skip and the head are a group of their own, with a rate of their own.
     """
     groups: list[dict[str, Any]] = [
         {"params": [], "scale": 1.0},
-        {"params": [], "scale": config.input_skip_rate},
+        {"params": [], "scale": config.short_path_rate},
     ]
     for name, parameter in model.named_parameters():
-        groups[name.startswith("input_skip.")]["params"].append(parameter)
+        groups[name.startswith(SHORT_PATH)]["params"].append(parameter)
     optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=config.learning_rate, weight_decay=config.weight_decay, fused=True,

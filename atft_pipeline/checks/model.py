@@ -17,6 +17,7 @@ CHECKS: dict[str, str] = {
     "targets_well_scaled": "No horizon's mean return is as large as its spread.",
     "cross_sections_wide_enough": "A date of a training batch holds enough stocks to rank.",
     "validation_uses_graph": "Validation sees as dense a graph as training.",
+    "encoder_tells_stocks_apart": "The encoder gives the stocks of a date different states.",
     "degeneracy_resets_within_limit": "The head rarely collapsed, and recovered.",
     "predictions_not_degenerate": "The saved weights tell stocks apart.",
     "no_nonfinite_steps": "No step had a loss or gradient that is not finite.",

@@ -28,12 +28,13 @@ STEPS = 20
 TIMED = {"windows_per_second", "seconds", "memory_mb", "resident_mb"}
 
 
-def config(dropout: float = 0.0, **training) -> RunConfig:
+def config(dropout: float = 0.0, noise: float = 0.0, **training) -> RunConfig:
     """Batches of two runs of two dates: a run for each of two processes."""
     return resolve(
         "quick",
         [("test", {
-            "model": {"hidden_size": 16, "heads": 2, "lookback": 5, "dropout": dropout},
+            "model": {"hidden_size": 16, "heads": 2, "lookback": 5, "dropout": dropout,
+                      "input_skip_noise": noise},
             "training": {"max_epochs": 1, "batch_windows": 100, "run_length": 2,
                          "max_steps_per_epoch": STEPS, "device": "cpu", "checkpoint_seconds": 0.0,
                          **training},
@@ -139,9 +140,10 @@ def test_two_processes_drop_what_one_drops_in_two_parts(stored_panel, tmp_path):
     folders = [tmp_path / name / "run-1" for name in ("apart", "parts")]
     for folder in folders:
         folder.parent.mkdir()
-    done = run(command(stored_panel, folders[0], config(dropout=0.2)))
+    done = run(command(stored_panel, folders[0], config(dropout=0.2, noise=0.5)))
     assert done.returncode == 0, done.stderr
-    train(config(dropout=0.2, accumulation_steps=2), *stored_panel, folders[1], Reporter())
+    apart = config(dropout=0.2, noise=0.5, accumulation_steps=2)
+    train(apart, *stored_panel, folders[1], Reporter())
     assert_same_readings(readings(folders[0]), readings(folders[1]), 1e-4)
 
 

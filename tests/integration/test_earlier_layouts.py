@@ -50,7 +50,9 @@ def edit(path: Path, **values) -> None:
 def test_a_run_of_another_format_is_refused_with_the_command(run, found):
     assert open_run(run).config == CONFIG
     edit(run / "run.json", format=found)
-    with pytest.raises(InputError, match=f"run format {found}, expected 1; {TRAIN}"):
+    with pytest.raises(
+        InputError, match=f"run format {found}, expected {checkpoint.FORMAT}; {TRAIN}"
+    ):
         open_run(run)
 
 
@@ -77,7 +79,7 @@ def test_weights_that_are_missing_or_too_many_are_another_layout(run, stored_pan
 def test_a_run_of_another_format_is_not_resumed(run, stored_panel, monkeypatch):
     (run / "run.json").unlink()
     monkeypatch.setattr("atft_model.run.FORMAT", checkpoint.FORMAT + 1)
-    with pytest.raises(InputError, match=r"cannot resume: format was 1, is now 2; .*train again"):
+    with pytest.raises(InputError, match=r"cannot resume: format was 2, is now 3; .*train again"):
         train(CONFIG, *stored_panel, run, Reporter(), resume=True)
 
 

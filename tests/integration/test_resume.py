@@ -36,7 +36,7 @@ def config(**training) -> RunConfig:
         "quick",
         [("test", {
             "model": {"hidden_size": 16, "heads": 2, "lookback": 5, "dropout": 0.2},
-            "optimizer": {"learning_rate_stages": (1e-4,), "stage_epochs": 1,
+            "optimizer": {"schedule": "plateau", "learning_rate_stages": (1e-4,), "stage_epochs": 1,
                           "clip_first_norm": 0.1, "clip_first_steps": 12, "clip_stable_norm": 2.0,
                           "clip_stable_epochs": 1},
             "training": {"max_epochs": EPOCHS, "batch_windows": 1, "run_length": 4,

@@ -75,7 +75,7 @@ def test_only_patience_ends_a_run_that_learns_nothing(stored_panel, tmp_path, pa
             "model": {"hidden_size": 16, "heads": 2, "lookback": 5},
             "optimizer": {"learning_rate": 1e-30},
             "training": {"max_epochs": 5, "max_steps_per_epoch": 1, "device": "cpu",
-                         "early_stopping_patience": patience, "kept_epochs": 2},
+                         "early_stopping_patience": patience, "kept_epochs": 2, "keep": "best"},
         })],
     )  # fmt: skip
     record = train(still, *stored_panel, tmp_path / "run", Reporter())

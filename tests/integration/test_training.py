@@ -11,7 +11,7 @@ from atft_model.__main__ import main
 from atft_model.config import resolve
 from atft_model.errors import InputError
 from atft_model.run import open_run, predict, train
-from atft_model.training.checkpoint import weights_hash
+from atft_model.training.checkpoint import load_weights, weights_hash
 from atft_model.training.code_state import code_state
 from atft_model.training.health_record import read_health
 from atft_model.training.reporter import Reporter
@@ -62,6 +62,21 @@ def test_the_record_names_the_code_and_every_checkpoint_by_its_hash(run):
         assert weights_hash(torch.load(folder / name, weights_only=True)) == found
     assert record["checkpoints"]["last.pt"] == record["checkpoints"]["epoch-0002.pt"]
     assert record["checkpoint_hash"] == record["checkpoints"]["best.pt"]
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_run_keeps_the_weights_that_it_was_asked_for(stored_panel, tmp_path, monkeypatch, keep):
+    """Validation worsens after the first epoch; the weights of the last one are others."""
+    falling = iter([0.3, 0.2, 0.1])
+    monkeypatch.setattr("atft_model.training.loop._watched", lambda validation: next(falling))
+    few = {"max_epochs": 3, "batch_windows": 600, "max_steps_per_epoch": 2, "keep": keep}
+    config = resolve("quick", [("test", {"model": {"lookback": 10}, "training": few})])
+    record = train(config, *stored_panel, tmp_path / "run", Reporter())
+    kept, last = ((tmp_path / "run" / f"{name}.pt") for name in ("best", "last"))
+    assert record["best_epoch"] == {"best": 1, "last": 3}[keep]
+    assert (weights_hash(load_weights(kept)) == weights_hash(load_weights(last))) is (
+        keep == "last"
+    )
 
 
 def test_the_same_seed_gives_the_same_weights(run, stored_panel, tmp_path):

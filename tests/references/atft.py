@@ -284,22 +284,20 @@ def prediction_head(weights: Weights, x: Tensor, median: int) -> Tensor:
 def input_skip(
     weights: Weights, x: Tensor, neighbours: Sequence[Sequence[int]], ranked: Sequence[int]
 ) -> Tensor:
-    """Added to every quantile of a horizon [stocks, horizons]; x: the last day [stocks, features].
+    """Each stock's units, then its neighbours' mean ones [stocks, 2 units]; x: the last day.
 
-    A gated linear unit of each stock's ranked features, and the mean of its neighbours' units.
+    Gated linear units of each stock's ranked features; 0 for the neighbours of who has none.
     """
     units = []
     for row in x:
         value, gate = linear(part(weights, "units"), row[list(ranked)]).chunk(2)
         units.append(value / (1 + torch.exp(-gate)))
-    added = []
+    both = []
     for stock, listed in enumerate(neighbours):
         known = [units[int(other)] for other in listed if other >= 0]
-        score = linear(part(weights, "own"), units[stock])
-        if known:
-            score = score + linear(part(weights, "others"), torch.stack(known).mean(dim=0))
-        added.append(score)
-    return torch.stack(added)
+        others = torch.stack(known).mean(dim=0) if known else torch.zeros_like(units[stock])
+        both.append(torch.cat([units[stock], others]))
+    return torch.stack(both)
 
 
 def atft_of_one_date(
@@ -345,6 +343,8 @@ def atft_of_one_date(
         )  # fmt: skip
     last = torch.stack([window[-1] for window in encoded])
     graph = graph_attention(part(weights, "graph_attention"), last, neighbours, edge_attr, heads)
+    skip = part(weights, "input_skip")
+    short = input_skip(skip, windows[:, -1], neighbours, ranked) if skip else None
     quantiles = []
     for stock in range(len(windows)):
         days = [torch.cat([day, graph[stock]]) for day in encoded[stock]]
@@ -354,9 +354,7 @@ def atft_of_one_date(
         else:
             normalized = fan_san(part(weights, "adaptive_norm"), projected, slices)
         state = gated_skip(part(weights, "gated_residual"), normalized[-1], projected[-1])
+        if short is not None:
+            state = torch.cat([state, short[stock]])
         quantiles.append(prediction_head(part(weights, "head"), state, median))
-    scores = torch.stack(quantiles)
-    skip = part(weights, "input_skip")
-    if skip:
-        scores = scores + input_skip(skip, windows[:, -1], neighbours, ranked)[..., None]
-    return scores
+    return torch.stack(quantiles)

@@ -23,11 +23,16 @@ def test_unknown_preset():
         ("training", {"device": "tpu"}, "expected one of"),
         ("model", {"quantiles": [0.1, 0.9]}, "contain 0.5"),
         ("training", {"max_epochs": 0}, "at least 1"),
+        (
+            "training",
+            {"keep": "last", "early_stopping_patience": 6},
+            r"training\.keep is 'last' with an early_stopping_patience of 6",
+        ),
         ("model", {"input_skip": -1}, r"model\.input_skip is -1; expected at least 0"),
         ("model", {"input_skip_noise": -0.5}, "expected at least 0"),
         ("loss", {"horizon_power": -1.0}, "expected at least 0"),
         ("optimizer", {"warmup_steps": -1}, "expected at least 0"),
-        ("optimizer", {"input_skip_rate": 0.0}, "expected above 0"),
+        ("optimizer", {"short_path_rate": 0.0}, "expected above 0"),
         (
             "optimizer",
             {"schedule": "cosine", "learning_rate_stages": [1e-5]},

@@ -8,17 +8,18 @@ from atft_model.config import ModelConfig
 from atft_model.errors import InputError
 from atft_model.losses.ranking import rank_loss
 from atft_model.model.atft import ATFT, ModelShape
+from atft_model.model.head import PredictionHead
 from atft_model.model.input_skip import InputSkip
 from tests.references import atft as plain
 from tests.references.agreement import assert_agree
 
 RANKED = (0, 2, 3)
-FEATURES, STOCKS, K, HORIZONS = 5, 7, 3, 4
+FEATURES, STOCKS, K, HORIZONS, UNITS = 5, 7, 3, 4, 6
 
 
-def make(noise: float = 0.5, units: int = 6) -> InputSkip:
+def make(noise: float = 0.5) -> InputSkip:
     torch.manual_seed(0)
-    skip = InputSkip(RANKED, units, HORIZONS, noise).eval()
+    skip = InputSkip(RANKED, UNITS, noise).eval()
     with torch.no_grad():
         for parameter in skip.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -80,15 +81,20 @@ def test_there_is_noise_in_training_alone_and_of_the_size_asked_for(noise):
     assert float(seen[1].std()) == pytest.approx(noise, rel=0.05)
 
 
-def test_the_score_begins_near_nothing_and_spreads_no_quantile():
+def test_a_stock_without_neighbours_has_its_own_units_alone():
+    units = make()(*day())
+    assert (units[:, 0, UNITS:] == 0).all()
+    assert (units[:, 0, :UNITS] != 0).all()
+
+
+def test_the_head_alone_makes_the_score():
+    """Whatever the input skip says: a shared part that is dead gives every stock the same."""
     config = ModelConfig(hidden_size=16, lookback=3, input_skip=4)
     model = ATFT(config, ModelShape(FEATURES, HORIZONS, 2, 2, RANKED)).eval()
-    quantiles = model.head(torch.randn(50, 16))
-    assert (quantiles[..., model.median] == 0).all()
-    assert (quantiles.diff(dim=-1) > 0).all()
-    assert model.input_skip is not None
-    score = model.input_skip(*day(dates=20)).detach()
-    assert 0 < float(score.std()) < 0.2
+    state = torch.randn(50, 16 + 2 * 4)
+    assert (model.head(state)[..., model.median].std(dim=0) > 1e-3).all()
+    torch.nn.init.zeros_(model.head.shared.gated_skip.norm.weight)
+    assert (model.head(state).std(dim=0) == 0).all()
 
 
 def test_a_panel_without_a_ranked_feature_is_refused():
@@ -111,15 +117,16 @@ def test_it_finds_a_linear_part_a_product_and_what_neighbours_did():
     parts = [c, a * torch.tanh(b), others * 5**0.5]
     target = torch.stack([sum(parts) + 3 * torch.randn(dates, stocks, generator=generator)] * 4, -1)
     torch.manual_seed(0)
-    skip = InputSkip(RANKED, 4, HORIZONS, noise=0.1)
-    optimizer = torch.optim.Adam(skip.parameters(), lr=2e-2)
+    skip = InputSkip(RANKED, 4, noise=0.1)
+    head = PredictionHead(2 * 4, HORIZONS, (0.25, 0.5, 0.75), dropout=0.0)
+    optimizer = torch.optim.Adam([*skip.parameters(), *head.parameters()], lr=2e-2)
     valid = torch.ones_like(target, dtype=torch.bool)
     for _ in range(150):
-        loss = rank_loss(skip(x, neighbours), target, valid, 20)
+        loss = rank_loss(head(skip(x, neighbours))[..., 1], target, valid, 20)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     skip.eval()
-    score = skip(x, neighbours)[..., 0].detach().flatten().numpy()
+    score = head(skip(x, neighbours))[..., 0, 1].detach().flatten().numpy()
     for part in parts:
         assert np.corrcoef(score, part.flatten().numpy())[0, 1] > 0.3

@@ -73,22 +73,23 @@ def test_a_cosine_rises_then_falls_to_nothing_and_heeds_no_validation():
 
 
 @pytest.mark.parametrize("schedule", ["plateau", "cosine"])
-def test_the_input_skip_has_a_rate_of_its_own_under_every_schedule(schedule):
-    config = OptimizerConfig(learning_rate=1e-3, input_skip_rate=5.0, schedule=schedule)
+def test_head_and_input_skip_have_a_rate_of_their_own_under_every_schedule(schedule):
+    config = OptimizerConfig(learning_rate=1e-3, short_path_rate=5.0, schedule=schedule)
     model = ATFT(
         ModelConfig(hidden_size=16, lookback=4, input_skip=2), ModelShape(3, 2, 2, 2, (0,))
     )
     optimizer = build_optimizer(model, config)
-    rest, skip = optimizer.param_groups
+    rest, short = optimizer.param_groups
     assert model.input_skip is not None
-    assert {id(p) for p in skip["params"]} == {id(p) for p in model.input_skip.parameters()}
-    assert len(rest["params"]) + len(skip["params"]) == len(list(model.parameters()))
+    path = [*model.input_skip.parameters(), *model.head.parameters()]
+    assert {id(p) for p in short["params"]} == {id(p) for p in path}
+    assert len(rest["params"]) + len(short["params"]) == len(list(model.parameters()))
     rates = set()
     plan = Schedule(optimizer, config, 10)
     for step in range(1, 11):
         plan.start_step(step)
         plan.end_epoch(step, watched=0.0)
-        assert skip["lr"] == pytest.approx(5 * rest["lr"])
+        assert short["lr"] == pytest.approx(5 * rest["lr"])
         rates.add(rest["lr"])
     assert len(rates) > 1
 
