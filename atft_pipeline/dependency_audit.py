@@ -24,6 +24,8 @@ TOOLS = ("pip", "setuptools", "wheel")
 """Come with the virtual environment; pip itself is not what runs."""
 FAULT, NOT_LOOKED_UP = 1, 3
 SHOWN = 5
+PATIENCE = 300
+"""Seconds."""
 _PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!_]+")
 
 
@@ -117,7 +119,12 @@ def ask_advisories(tool: Path, constraints: Path) -> Advisories:
         return Advisories(failure=f"{tool} is not installed; make audit installs it")
     command = [str(tool), "--requirement", str(constraints), "--no-deps", "--disable-pip",
                "--format", "json", "--progress-spinner", "off", "--timeout", "15"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
+    except subprocess.TimeoutExpired:
+        return Advisories(failure=f"no answer within {PATIENCE} s")
     # It exits 1 both for a vulnerability and for an error; only with the first there is an answer.
     if not done.stdout.strip():
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
@@ -151,13 +158,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m atft_pipeline.dependency_audit")
     parser.add_argument("--constraints", type=Path, default=Path("constraints.txt"))
     parser.add_argument("--pip-audit", type=Path, default=Path(".venv-audit/bin/pip-audit"))
+    parser.add_argument("--offline", action="store_true", help="look nothing up: the pins alone")
     options = parser.parse_args(arguments)
     lines = options.constraints.read_text().splitlines()
     pins, installed = pins_of(lines), read_installed()
     faults = [*pin_faults(lines), *installed_faults(installed, pins)]
     if not faults:
         print(f"{len(pins)} pins, {len(installed)} installed packages as pinned, from an index")
-    answer = ask_advisories(options.pip_audit, options.constraints)
+    answer = (
+        Advisories(failure="--offline")
+        if options.offline
+        else ask_advisories(options.pip_audit, options.constraints)
+    )
     faults += answer.vulnerable
     print("\n".join(f"FAULT {fault}" for fault in faults), end="\n" if faults else "")
     if answer.looked_up:

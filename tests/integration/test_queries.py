@@ -8,7 +8,9 @@ import polars as pl
 import pytest
 from scipy.stats import spearmanr
 
-PAGE = (Path(__file__).parents[2] / "docs" / "queries.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "queries.md").read_text()
+README = (ROOT / "README.md").read_text()
 QUERIES = dict(re.findall(r"^## (.+?)$.*?```sql\n(.*?)```", PAGE, flags=re.M | re.S))
 
 
@@ -75,3 +77,16 @@ def test_rank_ic_by_sector(folder):
         values = found[row["sector"]]
         assert row["dates"] == len(values)
         assert row["rank_ic"] == pytest.approx(sum(values) / len(values), abs=1e-9)
+
+
+def test_every_query_of_the_readme_has_an_answer(folder):
+    (block,) = re.findall(r"```sql\n(.*?)```", README, flags=re.S)
+    (latest,) = re.findall(r"^    (SELECT .* FROM latest_scores .*)$", README, flags=re.M)
+    queries = [query for query in block.split(";") if query.strip()]
+    assert len(queries) == 5
+    with duckdb.connect(str(folder / "atft.duckdb"), read_only=True) as connection:
+        for query in (*queries, latest):
+            answer = connection.sql(query).pl()
+            assert answer.height > 0, query
+            # A metric or a breakdown by another name would be an empty answer or nulls.
+            assert answer.select(pl.all().is_not_null().any()).row(0).count(False) == 0, query

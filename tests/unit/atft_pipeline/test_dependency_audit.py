@@ -119,3 +119,22 @@ def test_the_exit_code_tells_a_fault_from_silence(tmp_path, pins, monkeypatch, c
     assert main(["--constraints", str(pins), "--pip-audit", str(answers)]) == 0
     pins.write_text(pins.read_text() + "leftpad @ https://example.org/l.whl\n")
     assert main(["--constraints", str(pins), "--pip-audit", str(silent)]) == 1
+
+
+def test_offline_asks_nobody_and_is_no_pass(tmp_path, pins, monkeypatch, capsys):
+    from atft_pipeline import dependency_audit
+
+    monkeypatch.setattr(dependency_audit, "installed_faults", lambda *_: [])
+    vulnerable = stand_in(tmp_path, VULNERABLE)
+    assert main(["--constraints", str(pins), "--pip-audit", str(vulnerable), "--offline"]) == 3
+    assert "NOT LOOKED UP for known vulnerabilities" in capsys.readouterr().out
+
+
+def test_advisories_that_never_answer_are_not_waited_for(tmp_path, pins, monkeypatch):
+    from atft_pipeline import dependency_audit
+
+    monkeypatch.setattr(dependency_audit, "PATIENCE", 0.2)
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/sh\nexec sleep 30\n")
+    slow.chmod(0o755)
+    assert ask_advisories(slow, pins).failure == "no answer within 0.2 s"
