@@ -148,8 +148,9 @@ def test_on_the_built_in_market_the_planted_groups_rank_first(tmp_path):
     tables = importance_tables(
         tmp_path / "run", data / "panel", data / "stock_graph", importance_groups(), "cpu"
     )
-    planted = {"returns", "volume", "statements", "neighbours"}
-    for kind, first in (("group_score_change", 4), ("group", 3)):
-        found = rows(tables["feature_importance"], kind)
-        ranked = sorted(found, key=lambda name: -found[name])
-        assert set(ranked[:first]) <= planted, (kind, found)
+    # What is planted is made of returns less their sector's mean: the sector is part of it.
+    planted = {"returns", "sector", "volume", "statements", "neighbours"}
+    found = rows(tables["feature_importance"], "group_score_change")
+    ranked = sorted(found, key=lambda name: -found[name])
+    assert set(ranked[:4]) <= planted, found
+    assert ranked[0] == "returns"
