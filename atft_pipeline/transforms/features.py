@@ -351,7 +351,9 @@ def _evaluate(series: pl.DataFrame, features: Sequence[Feature], scope: Scope) -
 
 
 def _finite(column: pl.Series) -> pl.Series:
-    """Null where a value is not finite; the column itself where all are."""
+    """Null where a value is not finite; the column itself where all are, in one piece: a file of
+    several pieces has other bytes."""
+    column = column.rechunk()
     finite = column.is_finite()
     return column if finite.all() else pl.select(pl.when(finite).then(column)).to_series()
 

@@ -31,6 +31,7 @@ def lines(caplog, stored_panel, folder, environment=None, more=None, plant=None)
         "model": {"hidden_size": 16, "heads": 2, "lookback": 5},
         "training": {"max_epochs": EPOCHS, "batch_windows": 1, "run_length": 4, "device": "cpu",
                      "max_steps_per_epoch": STEPS},
+        "optimizer": {"schedule": "plateau"},
     }  # fmt: skip
     layers = [
         ("test", small), ("environment", from_environment(environment or {})), ("more", more or {}),

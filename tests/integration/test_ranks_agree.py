@@ -25,12 +25,13 @@ def config(**training) -> RunConfig:
         [("test", {
             "model": {"hidden_size": 16, "heads": 2, "lookback": 5, "dropout": 0.2},
             "optimizer": {"clip_norm": 5.0, "brake_norm": 100.0,
-                          "learning_rate_stages": (1e-3,), "stage_epochs": 1,
+                          "schedule": "plateau", "learning_rate_stages": (1e-3,), "stage_epochs": 1,
                           "learning_rate": 1e-30},
             "guard": {"patience": 2},
             "training": {"max_epochs": 4, "batch_windows": 100, "run_length": 2, "device": "cpu",
                          "max_steps_per_epoch": STEPS, "max_skipped_share": 1.0,
-                         "early_stopping_patience": 1, "checkpoint_seconds": 0.0, **training},
+                         "early_stopping_patience": 1, "keep": "best",
+                         "checkpoint_seconds": 0.0, **training},
         })],
     )  # fmt: skip
 
