@@ -13,6 +13,18 @@ from atft_model.data.panel import write_panel  # noqa: E402
 from atft_model.data.toy_panel import make_panel  # noqa: E402
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """One worker for each file, and one for all files that use the whole graph's run.
+
+    That run takes 45 s, and lives in the process that made it.
+    """
+    shared = {item.path for item in items if "whole" in getattr(item, "fixturenames", ())}
+    for item in items:
+        group = "whole" if item.path in shared else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch):
     """No setting of the person who runs the tests reaches them."""
