@@ -76,7 +76,12 @@ class Killed(BaseException):
     """Nothing in the library catches it."""
 
 
-@pytest.mark.parametrize("at", [1, 2, STEPS - 1, STEPS, STEPS + 1, 2 * STEPS - 1, 2 * STEPS])
+MORE = [1, STEPS - 1, 2 * STEPS - 1, 2 * STEPS]
+
+
+@pytest.mark.parametrize(
+    "at", [2, STEPS, STEPS + 1, *(pytest.param(at, marks=pytest.mark.slow) for at in MORE)]
+)
 def test_going_on_from_any_step_ends_with_the_same_bits(
     at, undisturbed, stored_panel, tmp_path, monkeypatch
 ):

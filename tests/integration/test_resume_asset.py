@@ -17,6 +17,7 @@ class Killed(BaseException):
     """Nothing in the library catches it."""
 
 
+@pytest.mark.slow  # test_resume.py does the same without the asset
 def test_the_asset_goes_on_from_the_checkpoint(tables_copy, run, small_model, monkeypatch):
     """And says in its run where it stalled; here every step counts as a stall."""
     small_model = {**small_model, "monitor": {"stall_seconds": 0.01}}
