@@ -193,15 +193,15 @@ def _market_return(days: int) -> Feature:
 
 
 def _relative_strength_index(bars: int) -> Feature:
-    gain = _recursive(f"gain_{bars}", indicators.average_gain(CLOSE, bars))
-    loss = _recursive(f"loss_{bars}", indicators.average_loss(CLOSE, bars))
+    change = _recursive(f"change_{bars}", indicators.average_change(CLOSE, bars))
+    move = _recursive(f"move_{bars}", indicators.average_move(CLOSE, bars))
     return _price(
         f"rsi_{bars}",
         f"Wilder's RSI over {bars} bars: 100 g / (g + l), gains g and losses l of close smoothed "
         f"by 1/{bars}, recursive from the first change, first value on bar {bars + 1}",
         bars + 1,
-        indicators.relative_strength_index(gain.column, loss.column),
-        reads=(gain, loss),
+        indicators.relative_strength_index(change.column, move.column),
+        reads=(change, move),
     )
 
 

@@ -58,27 +58,32 @@ def bollinger_width(mean: pl.Expr, std: pl.Expr) -> pl.Expr:
     return ratio(2.0 * BAND_WIDTH * std, mean)
 
 
-def average_gain(price: pl.Expr, bars: int) -> pl.Expr:
-    """Wilder's smoothed rise of the price: ``g[t] = g[t-1] + (gain[t] - g[t-1]) / bars``.
+def average_change(price: pl.Expr, bars: int) -> pl.Expr:
+    """Wilder's smoothed change of the price: ``c[t] = c[t-1] + (change[t] - c[t-1]) / bars``.
 
     Started on the first change (he starts on the mean of the first ``bars`` changes; the two meet
     as history grows).
     """
-    gain = price.diff().clip(lower_bound=0.0)
-    return gain.ewm_mean(alpha=1.0 / bars, adjust=False, min_samples=bars)
+    return _wilders_average(price.diff(), bars)
 
 
-def average_loss(price: pl.Expr, bars: int) -> pl.Expr:
-    """The same of the price's falls, counted above zero."""
-    return average_gain(-price, bars)
+def average_move(price: pl.Expr, bars: int) -> pl.Expr:
+    """The same of the change's size, up or down."""
+    return _wilders_average(price.diff().abs(), bars)
 
 
-def relative_strength_index(gain: pl.Expr, loss: pl.Expr) -> pl.Expr:
-    """RSI in 0..100: ``100 g / (g + l)`` of the averaged gains ``g`` and losses ``l``.
+def _wilders_average(value: pl.Expr, bars: int) -> pl.Expr:
+    return value.ewm_mean(alpha=1.0 / bars, adjust=False, min_samples=bars)
 
-    Wilder, "New Concepts in Technical Trading Systems" (1978). Null where nothing has moved.
+
+def relative_strength_index(change: pl.Expr, move: pl.Expr) -> pl.Expr:
+    """RSI in 0..100, from the averages of the changes and of their sizes.
+
+    Wilder, "New Concepts in Technical Trading Systems" (1978): ``100 g / (g + l)`` of the averaged
+    gains ``g`` and losses ``l``. An average is linear, so ``move = g + l`` and ``change = g - l``.
+    Null where nothing has moved.
     """
-    return 100.0 * ratio(gain, gain + loss)
+    return 50.0 + 50.0 * ratio(change, move)
 
 
 def macd(price: pl.Expr) -> pl.Expr:

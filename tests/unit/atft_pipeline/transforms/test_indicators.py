@@ -4,8 +4,8 @@ import polars as pl
 import pytest
 
 from atft_pipeline.transforms.indicators import (
-    average_gain,
-    average_loss,
+    average_change,
+    average_move,
     band_mean,
     band_std,
     bollinger_position,
@@ -29,7 +29,7 @@ def test_exponential_average_starts_on_the_first_price_and_shows_after_its_span(
 
 
 def test_rsi_reaches_its_ends_and_is_null_where_nothing_moved() -> None:
-    rsi = relative_strength_index(average_gain(PRICE, 2), average_loss(PRICE, 2))
+    rsi = relative_strength_index(average_change(PRICE, 2), average_move(PRICE, 2))
     assert _apply(rsi, [1.0, 2.0, 3.0, 4.0]) == [None, None, 100.0, 100.0]
     assert _apply(rsi, [4.0, 3.0, 2.0, 1.0]) == [None, None, 0.0, 0.0]
     assert _apply(rsi, [3.0] * 4) == [None] * 4
@@ -37,7 +37,7 @@ def test_rsi_reaches_its_ends_and_is_null_where_nothing_moved() -> None:
 
 def test_rsi_by_hand() -> None:
     """Gains 2, 0, 1 and losses 0, 1, 0, halved each bar: 1.0 and 0.5, then 1.0 and 0.25."""
-    rsi = relative_strength_index(average_gain(PRICE, 2), average_loss(PRICE, 2))
+    rsi = relative_strength_index(average_change(PRICE, 2), average_move(PRICE, 2))
     values = _apply(rsi, [10.0, 12.0, 11.0, 12.0])
     assert values[2:] == pytest.approx([100 * 1 / 1.5, 100 * 1 / 1.25])
 
