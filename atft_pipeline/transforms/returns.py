@@ -20,17 +20,18 @@ def ratio(numerator: pl.Expr, denominator: pl.Expr, floor: float | pl.Expr = 0.0
     Written as a function of columns because Polars works out what stands twice in an expression
     twice, and denominators are window statistics.
     """
-    columns = [numerator, denominator]
     if isinstance(floor, pl.Expr):
-        return pl.map_batches([*columns, floor], _ratio, return_dtype=pl.Float64)
-    return pl.map_batches(columns, lambda pair: _ratio([*pair, floor]), return_dtype=pl.Float64)
+        columns = [numerator, denominator, floor]
+        return pl.map_batches(columns, lambda given: _ratio(*given), return_dtype=pl.Float64)
+    return pl.map_batches(
+        [numerator, denominator], lambda pair: _ratio(*pair, floor), return_dtype=pl.Float64
+    )
 
 
-def _ratio(given: Sequence[pl.Series | float]) -> pl.Series:
-    numerator, denominator, floor = given
+def _ratio(numerator: pl.Series, denominator: pl.Series, floor: float | pl.Series) -> pl.Series:
     quotient = numerator / denominator
-    exact = isinstance(floor, float) and floor == 0.0
-    small = denominator == 0.0 if exact else denominator.abs() <= floor
+    at_zero = isinstance(floor, float) and floor == 0.0
+    small = denominator == 0.0 if at_zero else denominator.abs() <= floor
     return quotient.set(small, None) if small.any() else quotient
 
 
