@@ -6,7 +6,6 @@ go through :func:`ratio`. Moving averages and oscillators belong in ``indicators
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
