@@ -4,6 +4,7 @@ The one place where a rank is computed. What a portfolio earns is in ``portfolio
 errors and tests of these per-date series are in ``inference.py``.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +19,9 @@ from atft_model.metrics.ordering import ascending_order, tied_slots
 MIN_STOCKS = 30  # below this a rank correlation is mostly noise: its standard error exceeds 0.18
 DECILES = 10
 
-# Whole dates are handled in blocks of about this many cells, which stay in the processor's cache.
-_CELLS_PER_BLOCK = 40_000
+# Whole dates are handled in blocks of about this many cells: small enough for the last cache, and
+# large enough that a step takes longer than handing the interpreter's lock to the other thread.
+_CELLS_PER_BLOCK = 160_000
 # NumPy's sorting and arithmetic leave the interpreter's lock, so that blocks run side by side.
 _THREADS = min(4, os.cpu_count() or 1)
 # The C library keeps freed blocks for itself up to the size of the largest one that it ever gave
@@ -211,11 +213,15 @@ def decile_returns(
 
 
 def date_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Slices of whole dates whose arrays stay in the processor's cache."""
+    """Slices of whole dates, of one length, whose arrays stay in the processor's cache; where one
+    is not enough, as many as keep every thread busy to the end."""
     if len(shape) != 2:
         raise InputError(f"ranks: an array of shape {shape}, expected [dates, stocks]")
     dates, stocks = shape
-    rows = max(1, _CELLS_PER_BLOCK // max(1, stocks))
+    blocks = math.ceil(dates * stocks / _CELLS_PER_BLOCK)
+    if blocks > 1:
+        blocks = math.ceil(blocks / _THREADS) * _THREADS
+    rows = max(1, math.ceil(dates / max(1, blocks)))
     for start in range(0, dates, rows):
         yield slice(start, min(start + rows, dates))
 
