@@ -22,7 +22,6 @@ from atft_model.data.graph import GraphConfig, build_graph, write_graph  # noqa:
 from atft_model.data.panel import write_panel  # noqa: E402
 from atft_model.data.toy_panel import make_panel  # noqa: E402
 
-
 GRAPH_RUN = "graph run"
 """The tests of these files use one run of the whole asset graph, or of its tables, which takes a
 minute and lives in the process that made it."""
@@ -41,7 +40,7 @@ def work_unit(nodeid: str) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Deals out the units above (`--dist loadfile`); the mark xdist_group is not heeded by pytest 9."""
+    """Deals out the units above, for `--dist loadfile`. (Under pytest 9 xdist overlooks its groups.)"""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByUnit(LoadScopeScheduling):
