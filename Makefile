@@ -40,7 +40,7 @@ run-real: $(VENV)/.installed  ## the same on the real file, 2010 to 2015
 	$(BIN)/python -m atft_pipeline run
 
 test: $(VENV)/.installed  ## the quick tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile
 
 bench: $(VENV)/.installed  ## speed and memory of features and training, as ratios and JSON
 	$(BIN)/python benchmarks/features.py

@@ -1,5 +1,8 @@
 """Graph attention over the stocks of one date, with PyTorch Geometric's GATv2."""
 
+import tempfile
+from pathlib import Path
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -31,6 +34,19 @@ def flat_edges(
     return torch.stack([source.flatten(), target.flatten()]), edge_attr.flatten(0, 2)
 
 
+def remove_generated_code(convolution: nn.Module) -> None:
+    """Deletes what PyTorch Geometric left of a layer in the temporary folder.
+
+    Every process writes the code that it generates for a class there, imports it, and never looks
+    at the file again: two files for each run, fold and scoring.
+    """
+    assert isinstance(convolution, GATv2Conv)
+    for function in (convolution.propagate, convolution.edge_updater):
+        code = Path(function.__code__.co_filename)
+        if code.parent == Path(tempfile.gettempdir()) and code.name.startswith("torch_geometric."):
+            code.unlink(missing_ok=True)
+
+
 class GraphAttention(nn.Module):
     """Layers of GATv2 (Brody et al. 2022) with edge attributes, each behind a gated skip.
 
@@ -49,6 +65,8 @@ class GraphAttention(nn.Module):
             )
             for _ in range(layers)
         )
+        for convolution in self.convolutions:
+            remove_generated_code(convolution)
         self.skips = nn.ModuleList(GatedSkip(size, dropout) for _ in range(layers))
 
     def forward(

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from atft_model.losses.cross_section import masked_variance
 from atft_model.model.atft import ATFT
+from atft_model.monitors.hooked import hooked
 
 log = logging.getLogger("atft")
 
@@ -29,18 +30,13 @@ class EncoderHooks:
         self._squares: dict[str, Tensor] = {}
         self._largest: dict[str, Tensor] = {}
 
-    @contextmanager
-    def watching(self, active: bool) -> Iterator[None]:
+    def watching(self, active: bool) -> AbstractContextManager[None]:
         """Hooks the two activations for the forward and backward pass inside, if ``active``."""
-        handles = []
-        if active:
-            for name, module in self.modules.items():
-                handles.append(module.register_forward_hook(self._watch(name)))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return hooked(
+            module.register_forward_hook(self._watch(name))
+            for name, module in self.modules.items()
+            if active
+        )
 
     def _watch(self, name: str):
         def on_forward(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -98,19 +94,13 @@ class InputGradients:
             self.columns = model.input_skip.columns.tolist()
         self._squares: dict[str, Tensor] = {}
 
-    @contextmanager
-    def watching(self, active: bool) -> Iterator[None]:
+    def watching(self, active: bool) -> AbstractContextManager[None]:
         """Hooks the first module of each path for the passes inside, if ``active``."""
-        handles = []
-        if active:
-            for name, module in self.paths.items():
-                hook = self._watch(name)
-                handles.append(module.register_forward_pre_hook(hook, prepend=True))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return hooked(
+            module.register_forward_pre_hook(self._watch(name), prepend=True)
+            for name, module in self.paths.items()
+            if active
+        )
 
     def _watch(self, name: str):
         def on_forward(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -148,28 +138,20 @@ class EncoderSpread:
         self.module = model.gated_residual
         self._sums: Tensor | None = None
 
-    @contextmanager
-    def watching(self, active: bool, scorable: Tensor) -> Iterator[None]:
+    def watching(self, active: bool, scorable: Tensor) -> AbstractContextManager[None]:
         """Hooks the encoder's last module for the forward pass of these windows, if ``active``.
 
         Args:
             scorable: bool [runs, length, stocks].
         """
-        if not active:
-            yield
-            return
-        dates = scorable.flatten(0, 1)
 
         def keep(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if torch.is_grad_enabled():
+                dates = scorable.flatten(0, 1)
                 state = output.detach().float().view(*dates.shape, -1)
                 self._keep(state, dates[..., None].expand_as(state))
 
-        handle = self.module.register_forward_hook(keep)
-        try:
-            yield
-        finally:
-            handle.remove()
+        return hooked([self.module.register_forward_hook(keep)] if active else [])
 
     def _keep(self, state: Tensor, valid: Tensor) -> None:
         std = masked_variance(state, valid).sqrt().mean(dim=(1, 2))
@@ -190,18 +172,10 @@ class AdaptiveNormDebug:
         self.module = model.adaptive_norm
         self._seen: list[Tensor] = []
 
-    @contextmanager
-    def watching(self, active: bool) -> Iterator[None]:
+    def watching(self, active: bool) -> AbstractContextManager[None]:
         """Hooks the module for the forward pass inside, if ``active``."""
         self._seen.clear()
-        if not active:
-            yield
-            return
-        handle = self.module.register_forward_hook(self._keep)
-        try:
-            yield
-        finally:
-            handle.remove()
+        return hooked([self.module.register_forward_hook(self._keep)] if active else [])
 
     def _keep(self, module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         last = [inputs[0].detach()[:, -1].float(), output.detach()[:, -1].float()]

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from atft_model.data.batches import DevicePanel, WindowBatch
 from atft_model.losses.total import TrainingLoss
 from atft_model.model.atft import ATFT
+from atft_model.monitors.hooked import hooked
 
 UNSEEN = "nothing that comes back without dropout"
 
@@ -35,14 +36,10 @@ def first_offender(
     training = model.training
     model.eval()
     seen: list[str] = []
-    handles = [module.register_forward_hook(_note(name, seen))
-               for name, module in model.named_modules() if name]  # fmt: skip
-    try:
+    with hooked(module.register_forward_hook(_note(name, seen))
+                for name, module in model.named_modules() if name):  # fmt: skip
         total = loss(model(batch).float(), batch.target, batch.valid).total
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.train(training)
+    model.train(training)
     if seen:
         return f"output of {seen[0]}"
     if not torch.isfinite(total):

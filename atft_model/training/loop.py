@@ -273,17 +273,17 @@ class Trainer:
         """One epoch's result to the health record, the log and whoever watches live."""
         panel = self.data.panel
         skipped = sum(n["skipped"] for n in progress.history)
-        train_loss, neighbours = self.observer.end_epoch(progress.epoch, progress.step)
+        seen = self.observer.end_epoch(progress.epoch, progress.step)
         rate = float(self.optimizer.param_groups[0]["lr"])
         numbers = {
-            "train_loss": train_loss,
+            "train_loss": seen.train_loss,
             "val_loss": validation.loss,
             "val_rank_ic": validation.mean_rank_ic,
             "val_sharpe": validation.sharpe,
             "learning_rate": rate,
             "clip_norm": self.clipping.norm(progress.epoch, progress.step),
             "skipped": self.observer.skipped_steps - skipped,
-            "train_neighbours": neighbours,
+            "train_neighbours": seen.neighbours,
             "val_neighbours": validation.neighbours,
             "windows_per_second": speed,
             "seconds": seconds,
@@ -298,11 +298,12 @@ class Trainer:
         log.info(
             "Epoch %d/%d: Train Loss=%.4f Val Loss=%.4f Sharpe Ratio: %.2f IC=%.4f RankIC=%.4f "
             "lr=%.1e (%s windows/s, at most %.0f s left)",
-            progress.epoch, self.config.training.max_epochs, train_loss, validation.loss,
+            progress.epoch, self.config.training.max_epochs, seen.train_loss, validation.loss,
             validation.sharpe, float(np.mean(list(validation.ic.values()))),
             validation.mean_rank_ic, rate, f"{speed:,.0f}", left,
         )  # fmt: skip
-        self.reporter.epoch({"epoch": float(progress.epoch), **numbers})
+        norms = {f"grad_norm/{group}": norm for group, norm in seen.gradient_norms.items()}
+        self.reporter.epoch({"epoch": float(progress.epoch), **numbers, **norms})
 
     def keeps(self, watched: float, progress: Progress) -> bool:
         """Whether an epoch of this validation rank IC has the weights to keep so far."""

@@ -82,6 +82,18 @@ class Reading:
     skipped: list[Skipped]
 
 
+@dataclass(frozen=True)
+class EpochReadings:
+    """What the readings of an epoch come to; NaN where nothing was read."""
+
+    train_loss: float
+    """Mean over the finite steps."""
+    neighbours: float
+    """Graph neighbours per window."""
+    gradient_norms: dict[str, float]
+    """Mean L2 norm of each monitor group; of a resumed epoch, since it was resumed."""
+
+
 class Observer:
     """Reads every ``cadence`` steps; between readings it only adds up numbers on the device.
 
@@ -116,6 +128,7 @@ class Observer:
         self._pending: _Pending | None = None
         self._epoch_loss: list[tuple[float, float]] = []
         self._epoch_neighbours: list[float] = []
+        self._epoch_norms: dict[str, list[float]] = {}
         self._shown = 0
         self._progress = _Progress()
 
@@ -237,6 +250,7 @@ class Observer:
         self._shown = step if show else self._shown
         for group, reading in self.monitor.readings(fetched["gradient"], show).items():
             self.health.add(epoch, step, "gradient", group, reading.metrics())
+            self._epoch_norms.setdefault(group, []).append(reading.l2)
         for group, ratio in self.monitor.update_ratios(fetched["update"]).items():
             self.health.add(epoch, step, "update", group, {"ratio": ratio})
         for name, metrics in self.hooks.readings(fetched["activation"]).items():
@@ -279,19 +293,19 @@ class Observer:
             score_std[horizon] = std
         return score_std
 
-    def end_epoch(self, epoch: int, step: int) -> tuple[float, float]:
-        """Records each tensor's largest gradient.
-
-        Returns:
-            Mean training loss over the finite steps of the epoch, and neighbours per window.
-        """
+    def end_epoch(self, epoch: int, step: int) -> EpochReadings:
+        """Records each tensor's largest gradient, and sums the epoch up."""
         for name, largest in self.monitor.take_largest().items():
             self.health.add(epoch, step, "parameter", name, {"largest": largest})
         total = sum(value for value, _ in self._epoch_loss)
         steps = sum(count for _, count in self._epoch_loss)
-        seen = self._epoch_neighbours
-        self._shown, self._epoch_loss, self._epoch_neighbours = 0, [], []
-        return total / steps if steps else math.nan, float(np.mean(seen)) if seen else math.nan
+        seen, norms = self._epoch_neighbours, self._epoch_norms
+        self._shown, self._epoch_loss, self._epoch_neighbours, self._epoch_norms = 0, [], [], {}
+        return EpochReadings(
+            total / steps if steps else math.nan,
+            float(np.mean(seen)) if seen else math.nan,
+            {group: float(np.mean(values)) for group, values in norms.items()},
+        )
 
     def progress(self, epoch: int, step_in_epoch: int, windows: int, loss: Tensor) -> None:
         """A progress line every few seconds, with speed and the epoch's time left."""

@@ -3,6 +3,7 @@
 It is free of signal, so that what looks like skill is luck.
 """
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +77,14 @@ def small_model() -> dict[str, Any]:
     return SMALL_MODEL
 
 
+def made_once(tmp_path_factory) -> None:
+    """Fails where another process of these tests has run the whole graph before."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        mark = tmp_path_factory.getbasetemp().parent / "whole.made"
+        assert not mark.exists(), "a second run of the graph: see ON_GRAPH_RUN in tests/conftest.py"
+        mark.touch()
+
+
 @pytest.fixture(scope="session")
 def tables(tmp_path_factory) -> Path:
     """A data dir with everything before training."""
@@ -87,6 +96,7 @@ def tables(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory) -> tuple[Path, dg.ExecuteInProcessResult]:
     """A data dir with everything, and the result of the run that made it."""
+    made_once(tmp_path_factory)
     data_dir = tmp_path_factory.mktemp("whole")
     return data_dir, _run(UNPARTITIONED, data_dir, trained_model=SMALL_MODEL)
 

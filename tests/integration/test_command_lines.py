@@ -263,6 +263,19 @@ def slots_in_use(url: str) -> int:
     return found["data"]["instance"]["concurrencyLimit"]["activeSlotCount"]
 
 
+def epochs_shown(url: str) -> bool:
+    """Whether the asset's page has an epoch's figures."""
+    found = answer(
+        f"{url}/graphql",
+        """{assetNodeOrError(assetKey: {path: ["trained_model"]})
+        {... on AssetNode {assetObservations(limit: 1) {metadataEntries {label}}}}}""",
+    )
+    assert found is not None
+    (shown,) = found["data"]["assetNodeOrError"]["assetObservations"] or [{"metadataEntries": []}]
+    labels = {entry["label"] for entry in shown["metadataEntries"]}
+    return labels >= {"train_loss", "val_rank_ic", "grad_norm/gat", "windows_per_second"}
+
+
 def trainers(models: Path) -> list[int]:
     """Processes that train into these folders."""
     return [
@@ -311,6 +324,7 @@ def test_terminating_in_the_ui_stops_the_trainer_and_frees_its_pool(
             assert wait_until(lambda at=further: steps_taken(models) >= at, 240, process), (
                 status(url, run_id), (before_training / "server.log").read_text()[-3000:],
             )  # fmt: skip
+            assert wait_until(lambda: epochs_shown(url), 60, process)
             assert slots_in_use(url) == 1
             assert len(trainers(models)) == (1 if nproc == 1 else nproc + 1)
             stopped = answer(f"{url}/graphql", f"""mutation {{terminateRun(runId: "{run_id}",

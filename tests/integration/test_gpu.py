@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from killed import train_until_killed
 
 from atft_model.config import RunConfig, resolve
 from atft_model.run import train
-from atft_model.training.loop import Trainer
 from atft_model.training.reporter import Reporter
 
 pytestmark = [
@@ -29,25 +29,11 @@ def config(**training) -> RunConfig:
     )  # fmt: skip
 
 
-class Killed(BaseException):
-    """Nothing in the library catches it."""
-
-
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed", "16-mixed"])
-def test_a_killed_run_goes_on_to_the_same_bits(precision, stored_panel, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_to_the_same_bits(precision, stored_panel, tmp_path):
     settings = config(precision=precision)
     train(settings, *stored_panel, tmp_path / "whole", Reporter())
-    beat = Trainer.beat
-
-    def killed(self, progress, what):
-        if progress.step == STEPS + 5:
-            raise Killed
-        beat(self, progress, what)
-
-    monkeypatch.setattr(Trainer, "beat", killed)
-    with pytest.raises(Killed):
-        train(settings, *stored_panel, tmp_path / "cut", Reporter())
-    monkeypatch.undo()
+    train_until_killed(settings, stored_panel, tmp_path / "cut", step=STEPS + 5)
     train(settings, *stored_panel, tmp_path / "cut", Reporter(), resume=True)
     whole, cut = (torch.load(tmp_path / name / "last.pt", weights_only=True)
                   for name in ("whole", "cut"))  # fmt: skip

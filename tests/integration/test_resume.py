@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from killed import Killed, train_until_killed
 
 from atft_model.config import RunConfig, resolve, to_dict
 from atft_model.data.graph import GraphConfig, build_graph, write_graph
@@ -23,7 +24,6 @@ from atft_model.training.checkpoint import load_state
 from atft_model.training.code_state import code_state
 from atft_model.training.gates import TrainingGates, judge, open_evidence
 from atft_model.training.health_record import read_health
-from atft_model.training.loop import Trainer
 from atft_model.training.reporter import Reporter
 
 ROOT = Path(__file__).parents[2]
@@ -72,30 +72,14 @@ def same_weights(folder: Path, weights: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(mine[name], weights[name]) for name in weights)
 
 
-class Killed(BaseException):
-    """Nothing in the library catches it."""
-
-
 MORE = [1, STEPS - 1, 2 * STEPS - 1, 2 * STEPS]
 
 
 @pytest.mark.parametrize(
     "at", [2, STEPS, STEPS + 1, *(pytest.param(at, marks=pytest.mark.slow) for at in MORE)]
 )
-def test_going_on_from_any_step_ends_with_the_same_bits(
-    at, undisturbed, stored_panel, tmp_path, monkeypatch
-):
-    beat = Trainer.beat
-
-    def killed(self, progress, what):
-        if what == f"step {at}":
-            raise Killed
-        beat(self, progress, what)
-
-    monkeypatch.setattr(Trainer, "beat", killed)
-    with pytest.raises(Killed):
-        train(config(), *stored_panel, tmp_path / "run-1", Reporter())
-    monkeypatch.undo()
+def test_going_on_from_any_step_ends_with_the_same_bits(at, undisturbed, stored_panel, tmp_path):
+    train_until_killed(config(), stored_panel, tmp_path / "run-1", step=at)
     assert not (tmp_path / "run-1" / "run.json").exists()
     record = train(config(), *stored_panel, tmp_path / "run-1", Reporter(), resume=True)
     found, readings = undisturbed[0]
@@ -107,7 +91,7 @@ def test_going_on_from_any_step_ends_with_the_same_bits(
     assert [f.name for f in findings if f.stops] == []
 
 
-def test_a_cosine_goes_on_where_it_was(stored_panel, tmp_path, monkeypatch):
+def test_a_cosine_goes_on_where_it_was(stored_panel, tmp_path):
     """The schedule counts the run's steps, not those since it was resumed."""
     settings = resolve(
         "quick",
@@ -115,17 +99,7 @@ def test_a_cosine_goes_on_where_it_was(stored_panel, tmp_path, monkeypatch):
          ("test", {"optimizer": {"schedule": "cosine", "learning_rate_stages": ()}})],
     )  # fmt: skip
     train(settings, *stored_panel, tmp_path / "whole", Reporter())
-    beat = Trainer.beat
-
-    def killed(self, progress, what):
-        if what == "step 6":
-            raise Killed
-        beat(self, progress, what)
-
-    monkeypatch.setattr(Trainer, "beat", killed)
-    with pytest.raises(Killed):
-        train(settings, *stored_panel, tmp_path / "cut", Reporter())
-    monkeypatch.undo()
+    train_until_killed(settings, stored_panel, tmp_path / "cut", step=6)
     train(settings, *stored_panel, tmp_path / "cut", Reporter(), resume=True)
     weights = torch.load(tmp_path / "whole" / "last.pt", weights_only=True)
     assert same_weights(tmp_path / "cut", weights)
@@ -215,19 +189,8 @@ def running(pid: int) -> bool:
 
 
 @pytest.fixture
-def interrupted(stored_panel, tmp_path, monkeypatch) -> Path:
-    beat = Trainer.beat
-
-    def killed(self, progress, what):
-        beat(self, progress, what)
-        if progress.step == 5:
-            raise Killed
-
-    monkeypatch.setattr(Trainer, "beat", killed)
-    with pytest.raises(Killed):
-        train(config(), *stored_panel, tmp_path / "run-1", Reporter())
-    monkeypatch.undo()
-    return tmp_path / "run-1"
+def interrupted(stored_panel, tmp_path) -> Path:
+    return train_until_killed(config(), stored_panel, tmp_path / "run-1", step=5)
 
 
 def test_other_settings_are_refused_with_the_difference(interrupted, stored_panel):

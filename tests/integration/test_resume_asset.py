@@ -3,37 +3,23 @@
 import json
 
 import pytest
+from killed import train_until_killed
 
-from atft_model.run import CHECKPOINT, train
-from atft_model.training.loop import Trainer
-from atft_model.training.reporter import Reporter
+from atft_model.run import CHECKPOINT
 from atft_pipeline.__main__ import exit_code
 from atft_pipeline.assets.model import run_config
 
 DATA_SET = "synthetic"
 
 
-class Killed(BaseException):
-    """Nothing in the library catches it."""
-
-
 @pytest.mark.slow  # test_resume.py does the same without the asset
-def test_the_asset_goes_on_from_the_checkpoint(tables_copy, run, small_model, monkeypatch):
+def test_the_asset_goes_on_from_the_checkpoint(tables_copy, run, small_model):
     """And says in its run where it stalled; here every step counts as a stall."""
     small_model = {**small_model, "monitor": {"stall_seconds": 0.01}}
     root = tables_copy / DATA_SET
+    places = root / "panel", root / "stock_graph"
     folder = root / "models" / "interrupted"
-    beat = Trainer.beat
-
-    def killed(self, progress, what):
-        beat(self, progress, what)
-        if progress.epoch == 2 and what.startswith("step"):
-            raise Killed
-
-    monkeypatch.setattr(Trainer, "beat", killed)
-    with pytest.raises(Killed):
-        train(run_config(small_model), root / "panel", root / "stock_graph", folder, Reporter())
-    monkeypatch.undo()
+    train_until_killed(run_config(small_model), places, folder, epoch=2)
     assert (folder / CHECKPOINT).exists()
     other = {**small_model, "training": {**small_model["training"], "seed": 5}}
     refused = run("trained_model", tables_copy, trained_model={**other, "resume": "interrupted"})

@@ -1,14 +1,16 @@
-"""What the UI shows of every asset's data: how many rows of which columns.
+"""What the UI shows of every asset's data, and of a model while it trains.
 
 What it shows of the asset itself is in test_checks_page.py.
 """
 
+import json
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
 import pytest
 
+from atft_model.training.health_record import read_health
 from atft_pipeline.definitions import defs
 
 ASSETS = {spec.key.path[-1] for spec in defs.resolve_all_asset_specs()}
@@ -66,3 +68,25 @@ def test_the_panel_and_the_graph_count_what_they_hold(events, whole):
     graph = read_graph(root / "stock_graph", panel)
     edges = events["stock_graph"].metadata["dagster/row_count"].value
     assert edges == int((graph.neighbours >= 0).sum())
+
+
+def test_each_epoch_has_its_figures(whole):
+    """Loss, rank IC, gradient norms and speed; that they come while it trains is seen in
+    test_command_lines.py."""
+    seen = [{name: value.value for name, value in shown.metadata.items()}
+            for event in whole[1].get_asset_observation_events()
+            if (shown := event.asset_observation_data.asset_observation)
+            and shown.asset_key.path[-1] == "trained_model"]  # fmt: skip
+    (folder,) = (Path(whole[0]) / "synthetic" / "models").glob("*/health")
+    history = json.loads((folder.parent / "run.json").read_text())["history"]
+    health = pl.from_arrow(read_health(folder))
+    assert isinstance(health, pl.DataFrame)
+    assert [epoch["epoch"] for epoch in seen] == [epoch["epoch"] for epoch in history]
+    for found, recorded in zip(seen, history, strict=True):
+        for name in ("train_loss", "val_loss", "val_rank_ic", "windows_per_second"):
+            assert found[name] == recorded[name]
+        norms = health.filter(kind="gradient", metric="l2", epoch=recorded["epoch"])
+        for (group,), readings in norms.group_by("name"):
+            mean = pytest.approx(readings["value"].mean(), rel=1e-6)
+            assert found[f"grad_norm/{group}"] == mean
+        assert sum(name.startswith("grad_norm/") for name in found) == 8

@@ -1,5 +1,7 @@
 """Graph attention against PyTorch Geometric date by date, and against loops over stocks."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch_geometric.nn import GATv2Conv
@@ -140,3 +142,11 @@ def test_every_edge_attribute_matters():
     x, neighbours, edge_attr = market()
     attention(x, neighbours, edge_attr).square().sum().backward()
     assert (edge_attr.grad.abs().amax(dim=(0, 1, 2)) > 0).all()
+
+
+def test_the_code_that_was_generated_for_a_layer_does_not_stay_in_the_temporary_folder():
+    (convolution,) = make(1).convolutions
+    for function in (convolution.propagate, convolution.edge_updater):
+        code = Path(function.__code__.co_filename)
+        assert code.name.startswith("torch_geometric.nn.conv.gatv2_conv_GATv2Conv_")
+        assert not code.exists()
