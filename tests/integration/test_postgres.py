@@ -6,6 +6,7 @@ extra ``deploy`` is missing.
 
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import time
@@ -140,6 +141,25 @@ def test_a_killed_daemon_stops_no_run_and_its_successor_takes_up_what_waits(depl
         "ATFT check failed: prices:quarantined_share_within_limit",
         f"ATFT run failed: materialization {waiting[:8]}",
     ]
+
+
+def process_of(deployment: Deployment, run_id: str) -> int:
+    """Number of the process that executes the run, as its event log has it; 0 before there is."""
+    events = f"""{{runOrError(runId: "{run_id}")
+        {{... on Run {{eventConnection {{events {{... on MessageEvent {{message}}}}}}}}}}}}"""
+    found = re.search(r"process \(pid: (\d+)\)", str(answer(f"{deployment.url}/graphql", events)))
+    return int(found[1]) if found else 0
+
+
+def test_a_run_whose_process_is_killed_fails_and_is_told(deployment):
+    told = len(deployment.webhook.titles)
+    with deployment.daemon():
+        killed = deployment.launch("four", UP_TO_FEATURES)
+        assert wait_until(lambda: process_of(deployment, killed), PATIENCE), deployment.logs()
+        os.kill(process_of(deployment, killed), signal.SIGKILL)
+        assert deployment.comes_to("FAILURE", killed), deployment.logs()
+        assert wait_until(lambda: len(deployment.webhook.titles) > told, TICKS), deployment.logs()
+    assert deployment.webhook.titles[told:] == [f"ATFT run failed: materialization {killed[:8]}"]
 
 
 def test_no_log_of_a_server_holds_a_secret(deployment):
