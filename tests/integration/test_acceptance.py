@@ -11,12 +11,15 @@ import numpy as np
 import polars as pl
 import pytest
 
+from atft_model.errors import InputError
 from atft_pipeline import __main__ as command
 from atft_pipeline.__main__ import exit_code, main
 from atft_pipeline.assets.acceptance import (
     judged_scores,
+    last_rollback,
     read_history,
     rollback,
+    run_before,
     skill_not_shown,
     take_newest,
 )
@@ -221,6 +224,13 @@ def test_a_run_that_cannot_be_compared_is_taken_with_a_warning(storage, fault):
     said = "7 common test dates" if fault == "few dates" else f"{without} has no scores"
     assert said in found.figure
     assert in_use(storage) == newer.name
+    row = read_history(storage).row(-1, named=True)
+    figures = (row["rank_ic_difference"], row["standard_error"], row["common_dates"])
+    if fault.startswith("missing"):
+        assert figures == (None, None, None)
+        assert "has no scores" in row["reason"]
+    elif fault == "few dates":
+        assert figures[2] == 7
 
 
 @pytest.mark.parametrize("fault", ["not judged", "deleted"])
@@ -253,6 +263,8 @@ def test_a_rollback_goes_back_and_the_next_materialization_does_not_take_it_up(s
     assert f"{second} was there at the rollback of 20" in figure
     assert "20260101-000000-between was there at the rollback" in figure
     assert in_use(storage) == first
+    with pytest.raises(InputError, match=f"rollback: {first} is the first in use"):
+        rollback(storage, None, "once more")  # not forward again to what it came back from
     later = copy_as(storage, "20990101-000000-later", "2099-01-01T00:00:00+00:00").name
     accept(storage)
     assert in_use(storage) == later
@@ -301,8 +313,6 @@ def test_the_rollback_is_one_command(storage, tmp_path, monkeypatch, capsys):
      ("unsound", "failed evaluation:not_judged; expected a run whose blocking checks are green")],
 )  # fmt: skip
 def test_a_rollback_to_what_cannot_be_used_changes_nothing(storage, name, fault):
-    from atft_model.errors import InputError
-
     copy_as(storage, "unsound", "2030-01-01T00:00:00+00:00")
     (storage.models / "unsound" / "verdicts_evaluation.json").unlink()
     before = [(storage.models / "accepted.json").read_bytes(), read_history(storage)]
@@ -310,6 +320,38 @@ def test_a_rollback_to_what_cannot_be_used_changes_nothing(storage, name, fault)
         rollback(storage, in_use(storage) if name == "in use" else name, "test")
     assert (storage.models / "accepted.json").read_bytes() == before[0]
     assert read_history(storage).equals(before[1])
+
+
+def test_acceptance_and_rollback_wait_for_each_other(storage, monkeypatch):
+    other = copy_as(storage, NEWER, "2030-01-01T00:00:00+00:00").name
+    monkeypatch.setattr("atft_pipeline.storage.LOCK_WAIT_SECONDS", 0.0)
+    with storage.one_run_at_a_time("accepted_models"):
+        with pytest.raises(InputError, match="accepted_models waited 0 s"):
+            rollback(storage, other, "test")
+        with pytest.raises(InputError, match="accepted_models waited 0 s"):
+            accept(storage)
+    assert in_use(storage) != other
+
+
+def test_a_run_outside_the_models_is_none_to_go_back_to(storage):
+    shutil.copytree(storage.models / in_use(storage), storage.root / "elsewhere")
+    with pytest.raises(InputError, match=r"'\.\./elsewhere'; expected the name of a finished run"):
+        rollback(storage, "../elsewhere", "test")
+
+
+def test_of_several_acceptances_and_rollbacks_the_newest_counts(storage):
+    first, day = read_history(storage), dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
+    rows = [("accepted", "b", "a"), ("rollback", "a", "b"), ("accepted", "b", "c"),
+            ("rollback", "c", "b"), ("accepted", "d", "c")]  # fmt: skip
+    storage.write_table("accepted_models", pl.concat([first] + [
+        first.head(1).with_columns(kind=pl.lit(kind), run_id=pl.lit(run), before=pl.lit(before),
+                                   accepted_at=pl.lit(day + dt.timedelta(days=n)))
+        for n, (kind, run, before) in enumerate(rows)
+    ], how="vertical_relaxed"))  # fmt: skip
+    history = read_history(storage)
+    assert run_before(history, "b") == "c"
+    assert run_before(history, "a") is None
+    assert last_rollback(storage) == day + dt.timedelta(days=3)
 
 
 def test_a_rollback_killed_before_the_pointer_leaves_the_old_model_in_use(storage, monkeypatch):
@@ -340,8 +382,6 @@ def test_a_history_of_an_earlier_version_is_read_as_acceptances(storage):
 
 
 def test_without_a_model_in_use_there_is_nothing_to_go_back_from(tmp_path, monkeypatch):
-    from atft_model.errors import InputError
-
     monkeypatch.setenv("ATFT_DATA_DIR", str(tmp_path))
     with pytest.raises(InputError, match="rollback: no model is in use"):
         rollback(command.storage_of({}), None, "test")
