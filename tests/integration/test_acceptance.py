@@ -13,7 +13,7 @@ import pytest
 
 from atft_model.errors import InputError
 from atft_pipeline import __main__ as command
-from atft_pipeline.__main__ import exit_code, main
+from atft_pipeline.__main__ import exit_code, failures, main
 from atft_pipeline.assets.acceptance import (
     judged_scores,
     last_rollback,
@@ -120,10 +120,25 @@ def test_a_newer_run_that_is_worse_is_passed_over(storage, run):
     passed, severity, figure = said(result, "not_worse_than_before")
     assert (passed, severity) == (False, "ERROR")
     assert figure.startswith(f"run {worse.name} against {before}: -")
-    assert f"{worse.name} is worse than {before}" in said(result, "blocking_checks_green")[2]
+    green = said(result, "blocking_checks_green")[2]
+    assert green.startswith(f"run {before}, not shown: {', '.join(skill_not_shown(worse))}; ")
+    assert f"{worse.name} is worse than {before}" in green
+    (event,) = result.get_asset_materialization_events()
+    assert event.materialization.metadata["run_id"].value == before
     assert in_use(storage) == before
     assert exit_code(result) == 0  # a verdict on skill: what is in use stays in use
     assert read_history(storage).height == 1
+
+
+def test_without_a_sound_run_the_asset_fails_by_its_check_and_shows_no_new_state(storage, run):
+    before = in_use(storage)
+    (storage.models / before / "verdicts_trained_model.json").unlink()
+    result = run("key:accepted_model", storage.root.parent)
+    passed, severity, figure = said(result, "blocking_checks_green")
+    assert (passed, severity) == (False, "ERROR")
+    assert figure == f"no run; passed over: {before} failed trained_model:not_judged"
+    assert result.get_asset_materialization_events() == []
+    assert failures(result) == ["accepted_model: not stored, failed blocking_checks_green"]
 
 
 def test_of_several_newer_runs_the_newest_that_is_not_worse_is_taken(storage):
