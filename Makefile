@@ -16,7 +16,7 @@ PEERS := .venv-structure-peers
 PEER_FILES := benchmarks/results/structure_peers
 PEER_CASES := $(addprefix --case ,er2_d20 var20 var20_laplace var20_garch_t var20_t250 var20_garch_t_t250 market_given)
 
-.PHONY: help run walk-forward run-real test bench bench-peers bench-structure-peers lint audit docs ui alert-test clean-runs tensorboard faults soak clean
+.PHONY: help run walk-forward run-real test walk bench bench-peers bench-structure-peers lint audit docs ui alert-test clean-runs tensorboard faults soak clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -42,10 +42,14 @@ run-real: $(VENV)/.installed  ## the same on the real file, 2010 to 2015
 test: $(VENV)/.installed  ## the quick tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile
 
+walk: $(VENV)/.installed  ## the UI walked through in a headless browser; skipped without chromium
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/integration/test_browser_walk.py
+
 bench: $(VENV)/.installed  ## speed and memory of features and training, as ratios and JSON
 	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/graph.py
+	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python -m atft_model bench --json benchmarks/results/training.json
 
 .venv-peers/.installed: benchmarks/peers.txt

@@ -1,6 +1,6 @@
 """The training loss: the weighted sum of its terms."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,9 +24,7 @@ class LossTerms:
 
     def named(self) -> dict[str, Tensor]:
         """Detached terms by name, for the health record."""
-        return {
-            name: getattr(self, name).detach() for name in ("total", "quantile", "rank", "variance")
-        }
+        return {field.name: getattr(self, field.name).detach() for field in fields(self)}
 
 
 class TrainingLoss:

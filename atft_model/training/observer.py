@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ the built-in market: 7 % of a step), and that an input is dead shows at any of t
 PROGRESS_SECONDS = 5.0
 FINE, NOT_FINITE, BRAKED, OVERFLOW = range(4)
 """What became of a step; an overflow of scaled float16 gradients is expected now and then."""
-LOSSES = ("total", "quantile", "rank", "variance")
+LOSSES = tuple(term.name for term in fields(LossTerms))
 
 
 @dataclass

@@ -97,8 +97,25 @@ def predictions(
     # Beside the model's scores, not among them: who queries predictions means the model.
     is_model = pl.col("scorer") == MODEL
     storage.write_table(CONTROL_SCORES, frame.filter(~is_model))
+    mine = frame.filter(is_model)
+    figures = score_metadata(mine) | {f"median_std_{HEADLINE_HORIZON}d": median_std(mine)}
     # An op that uses Pipes has to hand over events.
-    return dg.Output(frame.filter(is_model))
+    return dg.Output(mine, metadata=figures)
+
+
+def score_metadata(frame: pl.DataFrame) -> dict[str, int]:
+    """How much was scored, for the UI to plot."""
+    known = frame.filter(pl.col("score").is_finite())
+    return {"dates": known["date"].n_unique(), "stocks": known["code"].n_unique(),
+            "scorers": known["scorer"].n_unique()}  # fmt: skip
+
+
+def median_std(frame: pl.DataFrame) -> float | None:
+    """How far apart one scorer's scores of a date lie: the dates' median, headline horizon."""
+    known = frame.filter(pl.col("score").is_finite(), pl.col("horizon") == HEADLINE_HORIZON)
+    found = known.group_by("date").agg(pl.col("score").std())["score"].median()
+    assert found is None or isinstance(found, float)
+    return found
 
 
 def scores_of_run(
@@ -138,7 +155,9 @@ def other_graphs(storage: Storage, panel_hash: str) -> list[str]:
 @plain_failures
 def baselines(context: dg.AssetExecutionContext, storage: Storage, panel: Path) -> pl.DataFrame:
     """Baselines from the panel, and the oracle where the market planted one."""
-    return baseline_table(read_panel(panel), planted_return(storage), context.log.info)
+    table = baseline_table(read_panel(panel), planted_return(storage), context.log.info)
+    context.add_output_metadata(score_metadata(table))
+    return table
 
 
 def planted_return(storage: Storage) -> pl.DataFrame | None:

@@ -1,5 +1,6 @@
 """Which model is in use: taken, passed over, gone back from; through the asset and the command."""
 
+import datetime as dt
 import json
 import shutil
 from pathlib import Path
@@ -10,9 +11,18 @@ import numpy as np
 import polars as pl
 import pytest
 
+from atft_model.errors import InputError
 from atft_pipeline import __main__ as command
-from atft_pipeline.__main__ import exit_code, main
-from atft_pipeline.assets.acceptance import judged_scores, read_history, rollback, take_newest
+from atft_pipeline.__main__ import exit_code, failures, main
+from atft_pipeline.assets.acceptance import (
+    judged_scores,
+    last_rollback,
+    read_history,
+    rollback,
+    run_before,
+    skill_not_shown,
+    take_newest,
+)
 from atft_pipeline.checks.acceptance import (
     AcceptanceGates,
     blocking_checks_green,
@@ -25,6 +35,7 @@ from atft_pipeline.storage import Storage
 DATA_SET = "synthetic"
 GATES = AcceptanceGates()
 NEVER = "20200101-000000-never"
+NEWER = "20300101-000000-newer"
 
 
 @pytest.fixture
@@ -70,13 +81,13 @@ def said(result, check: str) -> tuple[bool, str, str]:
     raise AssertionError(f"{check} was not evaluated")
 
 
-def accept(storage: Storage) -> dict[str, Outcome]:
+def accept(storage: Storage, gates: AcceptanceGates = GATES) -> dict[str, Outcome]:
     """What materializing ``accepted_model`` does, without Dagster; its verdicts by name."""
     targets = storage.read_table("targets", "accepted_model")
-    choice = take_newest(storage, targets, GATES)
+    choice = take_newest(storage, targets, gates)
     chosen = choice.folder.name if choice.folder else None
     outcomes = [blocking_checks_green(chosen, choice.passed_over, ()),
-                not_worse_than_before(choice.comparisons, GATES)]  # fmt: skip
+                not_worse_than_before(choice.comparisons, gates)]  # fmt: skip
     return {outcome.name: outcome for outcome in outcomes}
 
 
@@ -109,10 +120,25 @@ def test_a_newer_run_that_is_worse_is_passed_over(storage, run):
     passed, severity, figure = said(result, "not_worse_than_before")
     assert (passed, severity) == (False, "ERROR")
     assert figure.startswith(f"run {worse.name} against {before}: -")
-    assert f"{worse.name} is worse than {before}" in said(result, "blocking_checks_green")[2]
+    green = said(result, "blocking_checks_green")[2]
+    assert green.startswith(f"run {before}, not shown: {', '.join(skill_not_shown(worse))}; ")
+    assert f"{worse.name} is worse than {before}" in green
+    (event,) = result.get_asset_materialization_events()
+    assert event.materialization.metadata["run_id"].value == before
     assert in_use(storage) == before
     assert exit_code(result) == 0  # a verdict on skill: what is in use stays in use
     assert read_history(storage).height == 1
+
+
+def test_without_a_sound_run_the_asset_fails_by_its_check_and_shows_no_new_state(storage, run):
+    before = in_use(storage)
+    (storage.models / before / "verdicts_trained_model.json").unlink()
+    result = run("key:accepted_model", storage.root.parent)
+    passed, severity, figure = said(result, "blocking_checks_green")
+    assert (passed, severity) == (False, "ERROR")
+    assert figure == f"no run; passed over: {before} failed trained_model:not_judged"
+    assert result.get_asset_materialization_events() == []
+    assert failures(result) == ["accepted_model: not stored, failed blocking_checks_green"]
 
 
 def test_of_several_newer_runs_the_newest_that_is_not_worse_is_taken(storage):
@@ -126,13 +152,82 @@ def test_of_several_newer_runs_the_newest_that_is_not_worse_is_taken(storage):
     assert "on each of" in newest["reason"]
 
 
-@pytest.mark.parametrize("fault", ["missing", "other weights", "few dates"])
+@pytest.mark.parametrize("judge", ["trained_model", "evaluation"])
+def test_a_newer_run_that_is_not_sound_is_passed_over(storage, judge):
+    before = in_use(storage)
+    newer = copy_as(storage, NEWER, "2030-01-01T00:00:00+00:00")
+    (newer / f"verdicts_{judge}.json").unlink()
+    found = accept(storage)
+    assert in_use(storage) == before
+    green = found["blocking_checks_green"]
+    assert green.passed
+    assert f"passed over: {NEWER} failed {judge}:not_judged" in green.figure
+    # The model in use is not compared with itself.
+    assert found["not_worse_than_before"].figure.startswith("no newer run to compare")
+
+
+def test_a_newer_run_whose_weights_were_changed_since_they_were_judged_is_passed_over(storage):
+    import torch
+
+    from atft_model.training.checkpoint import load_weights, save_weights
+
+    before, newer = in_use(storage), copy_as(storage, NEWER, "2030-01-01T00:00:00+00:00")
+    weights = load_weights(newer / "best.pt")
+    name = next(key for key, value in weights.items() if torch.is_floating_point(value))
+    save_weights(newer / "best.pt", weights | {name: weights[name] + 1.0})
+    assert f"{NEWER} failed " in accept(storage)["blocking_checks_green"].figure
+    assert in_use(storage) == before
+
+
+@pytest.mark.parametrize("require", [False, True])
+def test_a_failed_skill_verdict_bars_a_run_only_where_that_is_asked_for(storage, require):
+    before, newer = in_use(storage), copy_as(storage, NEWER, "2030-01-01T00:00:00+00:00")
+    assert skill_not_shown(newer)  # the market has no signal
+    figure = accept(storage, AcceptanceGates(require_skill=require))["blocking_checks_green"].figure
+    assert in_use(storage) == (before if require else NEWER)
+    named = f"{NEWER} failed {', '.join(skill_not_shown(newer))}" in figure
+    assert named is require
+
+
+def test_runs_are_taken_by_when_they_finished_not_by_their_names(storage):
+    copy_as(storage, "a-later-one", "2031-01-01T00:00:00+00:00")
+    copy_as(storage, "z-earlier-one", "2030-01-01T00:00:00+00:00")
+    accept(storage)
+    assert in_use(storage) == "a-later-one"
+
+
+def test_a_run_is_also_judged_by_days_after_its_test_dates_that_it_was_used_on(storage):
+    folder = storage.models / in_use(storage)
+    kept = judged_scores(storage, folder)
+    assert kept is not None
+    mine = json.loads((folder / "run.json").read_text())["checkpoint_hash"]
+    last = kept["date"].max()
+    after = [last + dt.timedelta(days=n) for n in range(3)]
+
+    def used(day: dt.date, run: str, code: str, value: float, weights: str = mine) -> None:
+        part = {"date": day, "code": code, "score_5d": value, "checkpoint_hash": weights}
+        storage.write_part("past_scores", f"{day}_{run}", pl.DataFrame([part]))
+
+    used(after[0], "r", "not judged", 1.0)  # a date that evaluation has
+    used(after[1], "r", "0001", 2.0)
+    used(after[1], "s", "0001", 3.0)  # the same weights again: a later scoring knows no better
+    used(after[2], "r", "0001", 4.0, "other weights")
+    found = judged_scores(storage, folder)
+    assert found is not None
+    assert found.head(kept.height).equals(kept)
+    assert found.tail(-kept.height).rows() == [(after[1], "0001", 2.0)]
+
+
+@pytest.mark.parametrize("fault", ["missing", "missing before", "other weights", "few dates"])
 def test_a_run_that_cannot_be_compared_is_taken_with_a_warning(storage, fault):
-    newer = copy_as(storage, "20300101-000000-newer", "2030-01-01T00:00:00+00:00")
+    before = in_use(storage)
+    newer = copy_as(storage, NEWER, "2030-01-01T00:00:00+00:00")
     path = newer / "evaluation" / "test_scores.parquet"
     kept = pl.read_parquet(path)
     if fault == "missing":
         path.unlink()
+    elif fault == "missing before":
+        (storage.models / before / "evaluation" / "test_scores.parquet").unlink()
     elif fault == "other weights":
         kept.with_columns(checkpoint_hash=pl.lit("other")).write_parquet(path)
     else:
@@ -140,8 +235,17 @@ def test_a_run_that_cannot_be_compared_is_taken_with_a_warning(storage, fault):
         kept.filter(pl.col("date").is_in(dates[:7].implode())).write_parquet(path)
     found = accept(storage)["not_worse_than_before"]
     assert (found.passed, found.severity) == (False, "WARN")
-    assert ("7 common test dates" if fault == "few dates" else "has no scores") in found.figure
+    without = before if fault == "missing before" else newer.name
+    said = "7 common test dates" if fault == "few dates" else f"{without} has no scores"
+    assert said in found.figure
     assert in_use(storage) == newer.name
+    row = read_history(storage).row(-1, named=True)
+    figures = (row["rank_ic_difference"], row["standard_error"], row["common_dates"])
+    if fault.startswith("missing"):
+        assert figures == (None, None, None)
+        assert "has no scores" in row["reason"]
+    elif fault == "few dates":
+        assert figures[2] == 7
 
 
 @pytest.mark.parametrize("fault", ["not judged", "deleted"])
@@ -170,9 +274,12 @@ def test_a_rollback_goes_back_and_the_next_materialization_does_not_take_it_up(s
     rollback(storage, None, "ranks upside down")
     assert in_use(storage) == first
     figure = accept(storage)["blocking_checks_green"].figure
+    assert figure.startswith(f"run {first}")
     assert f"{second} was there at the rollback of 20" in figure
     assert "20260101-000000-between was there at the rollback" in figure
     assert in_use(storage) == first
+    with pytest.raises(InputError, match=f"rollback: {first} is the first in use"):
+        rollback(storage, None, "once more")  # not forward again to what it came back from
     later = copy_as(storage, "20990101-000000-later", "2099-01-01T00:00:00+00:00").name
     accept(storage)
     assert in_use(storage) == later
@@ -221,8 +328,6 @@ def test_the_rollback_is_one_command(storage, tmp_path, monkeypatch, capsys):
      ("unsound", "failed evaluation:not_judged; expected a run whose blocking checks are green")],
 )  # fmt: skip
 def test_a_rollback_to_what_cannot_be_used_changes_nothing(storage, name, fault):
-    from atft_model.errors import InputError
-
     copy_as(storage, "unsound", "2030-01-01T00:00:00+00:00")
     (storage.models / "unsound" / "verdicts_evaluation.json").unlink()
     before = [(storage.models / "accepted.json").read_bytes(), read_history(storage)]
@@ -230,6 +335,38 @@ def test_a_rollback_to_what_cannot_be_used_changes_nothing(storage, name, fault)
         rollback(storage, in_use(storage) if name == "in use" else name, "test")
     assert (storage.models / "accepted.json").read_bytes() == before[0]
     assert read_history(storage).equals(before[1])
+
+
+def test_acceptance_and_rollback_wait_for_each_other(storage, monkeypatch):
+    other = copy_as(storage, NEWER, "2030-01-01T00:00:00+00:00").name
+    monkeypatch.setattr("atft_pipeline.storage.LOCK_WAIT_SECONDS", 0.0)
+    with storage.one_run_at_a_time("accepted_models"):
+        with pytest.raises(InputError, match="accepted_models waited 0 s"):
+            rollback(storage, other, "test")
+        with pytest.raises(InputError, match="accepted_models waited 0 s"):
+            accept(storage)
+    assert in_use(storage) != other
+
+
+def test_a_run_outside_the_models_is_none_to_go_back_to(storage):
+    shutil.copytree(storage.models / in_use(storage), storage.root / "elsewhere")
+    with pytest.raises(InputError, match=r"'\.\./elsewhere'; expected the name of a finished run"):
+        rollback(storage, "../elsewhere", "test")
+
+
+def test_of_several_acceptances_and_rollbacks_the_newest_counts(storage):
+    first, day = read_history(storage), dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
+    rows = [("accepted", "b", "a"), ("rollback", "a", "b"), ("accepted", "b", "c"),
+            ("rollback", "c", "b"), ("accepted", "d", "c")]  # fmt: skip
+    storage.write_table("accepted_models", pl.concat([first] + [
+        first.head(1).with_columns(kind=pl.lit(kind), run_id=pl.lit(run), before=pl.lit(before),
+                                   accepted_at=pl.lit(day + dt.timedelta(days=n)))
+        for n, (kind, run, before) in enumerate(rows)
+    ], how="vertical_relaxed"))  # fmt: skip
+    history = read_history(storage)
+    assert run_before(history, "b") == "c"
+    assert run_before(history, "a") is None
+    assert last_rollback(storage) == day + dt.timedelta(days=3)
 
 
 def test_a_rollback_killed_before_the_pointer_leaves_the_old_model_in_use(storage, monkeypatch):
@@ -260,8 +397,6 @@ def test_a_history_of_an_earlier_version_is_read_as_acceptances(storage):
 
 
 def test_without_a_model_in_use_there_is_nothing_to_go_back_from(tmp_path, monkeypatch):
-    from atft_model.errors import InputError
-
     monkeypatch.setenv("ATFT_DATA_DIR", str(tmp_path))
     with pytest.raises(InputError, match="rollback: no model is in use"):
         rollback(command.storage_of({}), None, "test")

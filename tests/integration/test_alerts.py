@@ -359,6 +359,7 @@ def test_a_real_daemon_tells_once_what_failed_while_it_was_down(webhook, tmp_pat
         while time.monotonic() < end and len(webhook.titles) < 4:
             assert process.poll() is None, log.read_text()
             time.sleep(0.5)
+        time.sleep(5)  # the tick that delivered records how far it came
         first = list(webhook.titles)
     with daemon(environment, log):
         time.sleep(75)  # Start-up and more than one tick.

@@ -9,18 +9,16 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
+from webserver import answer, free_port, launch, run_of, wait_until
 
 ROOT = Path(__file__).parents[2]
 DATA_SET = "synthetic"
@@ -168,9 +166,7 @@ def test_a_run_file_and_config_json_train_the_same_weights(before_training, smal
 @contextmanager
 def server(project: Path, command: str) -> Iterator[tuple[str, subprocess.Popen]]:
     """A server on a free port, in a process group of its own, which must end with it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = (project / "server.log").open("w")
     process = subprocess.Popen(
         ["bash", "-c", f"source {project}/activate.sh && {command} -h 127.0.0.1 -p {port}"],
@@ -194,27 +190,6 @@ def group_lives(process: subprocess.Popen) -> bool:
     return True
 
 
-def wait_until(holds, seconds: float, process: subprocess.Popen | None = None) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and (process is None or process.poll() is None):
-        if holds():
-            return True
-        time.sleep(0.3)
-    return bool(holds())
-
-
-def answer(url: str, query: str | None = None) -> dict | None:
-    """The JSON of a page or of a GraphQL query; None while nobody answers."""
-    body = json.dumps({"query": query}).encode() if query else None
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            assert response.status == 200
-            return json.load(response)
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return None
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["dagster dev", "dg dev"])
 def test_the_ui_serves_the_project_and_leaves_no_orphan(project, command):
@@ -228,31 +203,6 @@ def test_the_ui_serves_the_project_and_leaves_no_orphan(project, command):
         assert {"raw_prices", "trained_model", "evaluation"} <= names
         os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches the whole group.
         assert wait_until(lambda: not group_lives(process), 60)
-
-
-def launch(url: str, config: dict) -> str:
-    """Materializes ``trained_model`` as the button in the UI does; the run's id."""
-    found = answer(f"{url}/graphql", """{repositoriesOrError {... on RepositoryConnection
-        {nodes {name location {name}}}}}""")  # fmt: skip
-    assert found is not None
-    (repository,) = found["data"]["repositoriesOrError"]["nodes"]
-    selector = f"""{{repositoryName: "{repository["name"]}",
-        repositoryLocationName: "{repository["location"]["name"]}", jobName: "__ASSET_JOB",
-        assetSelection: [{{path: ["trained_model"]}}]}}"""
-    settings = json.dumps(json.dumps({"ops": {"trained_model": {"config": config}}}))
-    found = answer(f"{url}/graphql", f"""mutation {{launchRun(executionParams: {{
-        selector: {selector}, runConfigData: {settings}}}) {{
-        __typename ... on LaunchRunSuccess {{run {{runId}}}}
-        ... on RunConfigValidationInvalid {{errors {{message}}}}}}}}""")  # fmt: skip
-    assert found is not None
-    launched = found["data"]["launchRun"]
-    assert launched["__typename"] == "LaunchRunSuccess", found
-    return launched["run"]["runId"]
-
-
-def status(url: str, run_id: str) -> str:
-    found = answer(f"{url}/graphql", f'{{runOrError(runId: "{run_id}") {{... on Run {{status}}}}}}')
-    return found["data"]["runOrError"]["status"] if found else "no answer"
 
 
 def slots_in_use(url: str) -> int:
@@ -319,10 +269,11 @@ def test_terminating_in_the_ui_stops_the_trainer_and_frees_its_pool(
         resume: dict = {}
         reached = 0
         for _ in range(2):
-            run_id = launch(url, {**endless, **resume})
+            settings = {"ops": {"trained_model": {"config": {**endless, **resume}}}}
+            run_id = launch(url, ["trained_model"], settings)
             further = reached + 5
             assert wait_until(lambda at=further: steps_taken(models) >= at, 240, process), (
-                status(url, run_id), (before_training / "server.log").read_text()[-3000:],
+                run_of(url, run_id), (before_training / "server.log").read_text()[-3000:],
             )  # fmt: skip
             assert wait_until(lambda: epochs_shown(url), 60, process)
             assert slots_in_use(url) == 1
@@ -334,7 +285,9 @@ def test_terminating_in_the_ui_stops_the_trainer_and_frees_its_pool(
             asked = time.monotonic()
             assert wait_until(lambda: not trainers(models), 60, process)
             assert time.monotonic() - asked < 20
-            assert wait_until(lambda run=run_id: status(url, run) == "CANCELED", 60, process)
+            assert wait_until(
+                lambda run=run_id: run_of(url, run)["status"] == "CANCELED", 60, process
+            )
             assert wait_until(lambda: slots_in_use(url) == 0, 60, process)
             reached = steps_taken(models)
             (folder,) = models.glob("*/state.pt")

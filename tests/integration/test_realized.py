@@ -13,8 +13,9 @@ import polars as pl
 import pytest
 from scipy.stats import spearmanr
 
-from atft_pipeline.__main__ import UNPARTITIONED, exit_code, materialize
-from atft_pipeline.assets.realized import keep_past_scores
+from atft_model.errors import InputError
+from atft_pipeline.__main__ import UNPARTITIONED, exit_code, failures, materialize
+from atft_pipeline.assets.realized import evaluated_rank_ic, keep_past_scores
 from atft_pipeline.definitions import defs
 from atft_pipeline.resources import Market
 from atft_pipeline.storage import Storage
@@ -142,6 +143,46 @@ def test_a_scoring_whose_record_was_not_written_is_recorded_as_it_lies_there(sto
     keep_past_scores(storage, folder, other, MADE_AT)
     again = pl.read_parquet(storage.table_path("past_scores_made"))
     assert again.sort("date").equals(made.sort("date"))
+
+
+def test_past_scores_are_made_and_judged_by_one_run_at_a_time(
+    storage, folder, days, run, monkeypatch
+):
+    monkeypatch.setattr("atft_pipeline.storage.LOCK_WAIT_SECONDS", 0.0)
+    part = pl.read_parquet(storage.part_path("past_scores", f"{days[3]}_{folder.name}"))
+    with storage.one_run_at_a_time("past_scores"):
+        with pytest.raises(InputError, match="past_scores waited 0 s"):
+            keep_past_scores(storage, folder, part.drop("made_at"), MADE_AT)
+        assert "past_scores waited 0 s" in failures(judge(run, storage))[0]
+
+
+def test_another_run_s_scores_of_a_date_are_kept_beside_the_first(storage, folder, days):
+    """With what its own run record and its own evaluation say of it."""
+    other = Path(shutil.copytree(folder, folder.parent / "20300101-000000-other"))
+    record = json.loads((other / "run.json").read_text())
+    record["split"]["test"][0] = str(days[5])
+    (other / "run.json").write_text(json.dumps(record))
+    shutil.rmtree(other / "evaluation")
+    part = pl.read_parquet(storage.part_path("past_scores", f"{days[3]}_{folder.name}"))
+    keep_past_scores(storage, other, part.drop("made_at"), MADE_AT)
+    made = pl.read_parquet(storage.table_path("past_scores_made"))
+    mine = made.filter(pl.col("run_id") == other.name).row(0, named=True)
+    assert (mine["date"], mine["test_first"]) == (days[3], days[5])
+    assert (mine["evaluated_rank_ic"], mine["evaluated_error"]) == (None, None)
+    first = made.filter(pl.col("run_id") == folder.name, pl.col("date") == days[3])
+    value, error = evaluated_rank_ic(folder)
+    assert first.select("evaluated_rank_ic", "evaluated_error").row(0) == (value, error)
+    table = pl.read_parquet(folder / "evaluation" / "evaluation.parquet").filter(
+        pl.col("scorer") == "model", pl.col("metric") == "rank_ic", pl.col("horizon") == 5
+    )
+    assert table.select("value", "standard_error").rows() == [(value, error)]
+
+
+def test_an_evaluation_without_a_figure_says_nothing_of_the_run(folder):
+    path = folder / "evaluation" / "evaluation.parquet"
+    unknown = pl.when(pl.col("metric") == "rank_ic").then(float("nan")).otherwise("standard_error")
+    pl.read_parquet(path).with_columns(standard_error=unknown).write_parquet(path)
+    assert evaluated_rank_ic(folder) == (None, None)
 
 
 @pytest.mark.parametrize("fault", ["edited", "deleted"])

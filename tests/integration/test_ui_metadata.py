@@ -4,36 +4,45 @@ What it shows of the asset itself is in test_checks_page.py.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
 import pytest
+from shown import materialized, pictures, without_size
 
 from atft_model.training.health_record import read_health
 from atft_pipeline.definitions import defs
 
 ASSETS = {spec.key.path[-1] for spec in defs.resolve_all_asset_specs()}
 OF_PERIODS = {"rolling_model", "walk_forward_evaluation"}
-"""Built by ``make walk-forward``; stored by the same I/O manager as every table."""
+"""Built by ``make walk-forward``: what they show is tested in test_walk_forward.py."""
+PICTURED = {"prices", "normalized_features", "learned_structure", "trained_model", "evaluation"}
+"""Where looking beats reading; ``realized_scores`` joins them with the first known return."""
 
 
-def without_size(whole: dict[str, dg.AssetMaterialization]) -> set[str]:
-    """Assets whose materialization lacks a row count, or a schema with columns."""
-    found = set()
-    for name, event in whole.items():
-        rows = event.metadata.get("dagster/row_count")
-        schema = event.metadata.get("dagster/column_schema")
-        columns = schema.schema.columns if isinstance(schema, dg.TableSchemaMetadataValue) else []
-        if rows is None or not isinstance(rows.value, int) or not columns:
-            found.add(name)
-    return found
+def without_figures(
+    whole: Mapping[str, dg.AssetMaterialization], checks: Sequence[dg.AssetCheckEvaluation]
+) -> set[str]:
+    """Assets with no number but their row count for the UI to plot, neither theirs nor a check's.
+
+    It plots every numeric metadata value over time.
+    """
+    own = {name: numbers(event.metadata) - {"dagster/row_count"} for name, event in whole.items()}
+    judged = {check.asset_key.path[-1] for check in checks if numbers(check.metadata)}
+    return {name for name, found in own.items() if not found and name not in judged}
+
+
+def numbers(metadata: Mapping[str, dg.MetadataValue]) -> set[str]:
+    """The names of its numbers."""
+    return {name for name, value in metadata.items()
+            if isinstance(value, (dg.IntMetadataValue, dg.FloatMetadataValue))}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def events(whole) -> dict[str, dg.AssetMaterialization]:
-    return {event.asset_key.path[-1]: event.materialization
-            for event in whole[1].get_asset_materialization_events()}  # fmt: skip
+    return materialized(whole[1])
 
 
 def test_every_asset_shows_its_rows_and_columns(events):
@@ -41,6 +50,19 @@ def test_every_asset_shows_its_rows_and_columns(events):
     assert without_size(events) == set()
     bare = dg.AssetMaterialization("panel", metadata={"dagster/row_count": 3})
     assert without_size({**events, "panel": bare}) == {"panel"}
+
+
+def test_every_asset_has_a_figure_that_the_ui_plots_over_time(events, whole):
+    checks = whole[1].get_asset_check_evaluations()
+    assert without_figures(events, checks) == set()
+    bare = dg.AssetMaterialization("panel", metadata={"dagster/row_count": 3, "source": "x"})
+    others = [check for check in checks if check.asset_key.path[-1] != "panel"]
+    assert without_figures({**events, "panel": bare}, others) == {"panel"}
+
+
+def test_pictures_are_shown_where_looking_beats_reading(events):
+    pictured = {name for name, event in events.items() if pictures(event)}
+    assert pictured == PICTURED
 
 
 def test_the_rows_and_columns_shown_are_those_stored(events, whole):

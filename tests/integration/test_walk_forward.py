@@ -13,6 +13,7 @@ import dagster as dg
 import polars as pl
 import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
+from shown import materialized, pictures, without_size
 
 from atft_model.data.panel import read_panel
 from atft_model.evaluation import EvaluationConfig
@@ -96,6 +97,10 @@ def test_pooled_scores_are_judged_by_the_same_figures(folds, run):
     text = next((root / "reports").glob("walk-forward-*.html")).read_text()
     assert "2016-Q2, 2016-Q3" in text
     assert "periods_do_not_overlap" in text
+    events = materialized(result)
+    assert events.keys() == {POOLED}
+    assert without_size(events) == set()
+    assert pictures(events[POOLED])
 
 
 def test_a_missing_period_is_named_and_held_in_cash(folds, run):
@@ -211,6 +216,9 @@ def test_every_period_trains_its_own_model(tables_copy, config, small_model):
         settings = config(tables_copy, rolling_model=small_model)
         results = list(walk_forward(settings, instance))
         assert [exit_code(result) for result in results] == [0, 0, 0, 0]
+        period = materialized(results[1])
+        assert period.keys() == {"rolling_model"}
+        assert without_size(period) == set()
         root = tables_copy / DATA_SET
         scores = pl.read_parquet(root / "rolling_model" / "*.parquet")
         assert scores["run_id"].n_unique() == 2

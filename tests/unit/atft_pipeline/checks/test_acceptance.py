@@ -62,6 +62,18 @@ def test_the_difference_and_its_error_are_those_of_a_slow_loop_on_what_is_common
     assert found.standard_error == pytest.approx(fit.bse[0], rel=1e-9)
 
 
+def test_a_stock_that_one_of_them_left_unscored_counts_for_neither():
+    returns, mine, theirs = market(0.2, 0.3)
+    mine[:, 30:] = np.nan
+    bare = compared(mine, theirs, returns)
+    known, other = rows(mine, "score"), rows(theirs, "score")
+    missing = other.join(known, on=["date", "code"], how="anti")
+    listed = pl.concat([known, missing.with_columns(score=pl.lit(None, pl.Float64))])
+    assert listed["score"].null_count() == 10 * len(DATES)
+    found = compare_scores("new", "old", listed, other, rows(returns, "target_5d"))
+    assert found == bare
+
+
 def test_a_run_that_is_clearly_worse_is_an_error_and_one_that_is_better_is_none():
     returns, mine, theirs = market(0.0, 0.5)
     worse, better = compared(mine, theirs, returns), compared(theirs, mine, returns)
@@ -89,6 +101,11 @@ def test_too_few_common_dates_are_said_and_do_not_bar():
     assert found.is_worse(AcceptanceGates(min_common_dates=59))
 
 
+def test_a_single_date_has_no_error_and_is_never_judged():
+    found = Comparison("new", "old", -0.5, dates=1)
+    assert not found.is_worse(AcceptanceGates(min_common_dates=0))
+
+
 def test_nothing_in_common_is_no_figure():
     returns, mine, theirs = market(0.0, 0.9)
     theirs[:45], mine[45:] = np.nan, np.nan
@@ -102,7 +119,9 @@ def test_the_same_scores_are_not_worse():
     returns, mine, _ = market(0.2, 0.2)
     found = compared(mine, mine, returns)
     assert (found.difference, np.isnan(found.standard_error)) == (0.0, True)
-    assert not_worse_than_before([found], GATES).passed
+    outcome = not_worse_than_before([found], GATES)
+    assert outcome.passed
+    assert outcome.numbers.keys() == {"compared", "common_dates", "common_stocks", "difference"}
     assert Comparison("new", "old", -0.01, dates=90).is_worse(GATES)
 
 
@@ -115,7 +134,9 @@ def test_scores_that_are_missing_are_named():
 def test_a_worse_run_shows_though_an_older_one_is_taken():
     worse = Comparison("newest", "old", -0.05, 0.01, 90, 40)
     fine = Comparison("newer", "old", 0.01, 0.01, 90, 40)
-    assert not_worse_than_before([fine, worse], GATES).stops
+    outcome = not_worse_than_before([fine, worse], GATES)
+    assert outcome.stops
+    assert outcome.figure.startswith("run newest against old: -0.0500")
     assert not_worse_than_before([], GATES).passed
 
 
