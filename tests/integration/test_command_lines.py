@@ -175,6 +175,8 @@ def server(project: Path, command: str) -> Iterator[tuple[str, subprocess.Popen]
     process = subprocess.Popen(
         ["bash", "-c", f"source {project}/activate.sh && {command} -h 127.0.0.1 -p {port}"],
         cwd=ROOT, env=environment(project), start_new_session=True, stdout=log, stderr=log,
+        # A shell starts what it sends to the background with Ctrl-C ignored, and children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         yield f"http://127.0.0.1:{port}", process
