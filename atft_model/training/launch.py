@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -28,9 +29,11 @@ def launch(nproc: int, torchrun: Sequence[str], command: Sequence[str]) -> int:
     # Or each process warns that every parameter was used: that is as it should be.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     logging.disable(logging.ERROR)  # torchrun's account of a failure, which is ours to give
-    words = [f"--nproc-per-node={nproc}", *torchrun, "--module", "atft_model", *command]
     try:
-        run(parse_args(words))
+        # torchrun's own folder, by which a process says why it ended, would stay for ever.
+        with tempfile.TemporaryDirectory(prefix="torchrun_") as folder:
+            words = [f"--nproc-per-node={nproc}", f"--log-dir={folder}", *torchrun]
+            run(parse_args([*words, "--module", "atft_model", *command]))
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         said = {rank: recorded(failure.message) for rank, failure in error.failures.items()}

@@ -19,6 +19,32 @@ def test_guard_resets_and_sees_recovery_or_failure():
     assert [e.what for e in capped.evaluate({5: 0.0})] == ["dropped", "cap_reached"]
 
 
+def said(guard: DegeneracyGuard, *readings: float) -> list[list[str]]:
+    return [[event.what for event in guard.evaluate({5: std})] for std in readings]
+
+
+def test_low_readings_count_only_in_a_row():
+    guard = DegeneracyGuard(GuardConfig(patience=2), (5,))
+    assert said(guard, 0.0, 1e-3, 0.0, 1e-3) == [[]] * 4
+    assert said(guard, 0.0, 0.0)[-1] == ["dropped", "reset"]
+
+
+def test_a_reading_of_nothing_is_neither_a_collapse_nor_a_recovery():
+    guard = DegeneracyGuard(GuardConfig(patience=1, recovery_readings=2), (5,))
+    assert said(guard, math.nan, 0.0, math.nan, math.nan, 0.0, 0.0) == [
+        [], ["dropped", "reset"], [], [], [], ["reset_failed"],
+    ]  # fmt: skip
+
+
+def test_the_cap_holds_within_an_epoch_and_is_said_once_in_a_while():
+    guard = DegeneracyGuard(GuardConfig(patience=2, max_resets_per_epoch=1), (5,))
+    assert said(guard, 0.0, 0.0, 1e-3)[1:] == [["dropped", "reset"], ["recovered"]]
+    capped = ["dropped", "cap_reached"]
+    assert said(guard, 0.0, 0.0, 0.0, 0.0) == [[], capped, [], capped]
+    guard.start_epoch()
+    assert said(guard, 0.0, 0.0)[-1] == ["dropped", "reset"]
+
+
 def test_reset_moves_an_all_zero_head_and_clears_its_state():
     head = torch.nn.Linear(4, 2)
     optimizer = torch.optim.AdamW(head.parameters(), fused=True)

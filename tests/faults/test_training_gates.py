@@ -24,7 +24,7 @@ from atft_model.training.health_record import read_health
 from atft_model.training.reporter import Reporter
 from atft_pipeline.checks.model import CHECKS, model_outcomes
 
-EPOCHS = 2
+EPOCHS, STEPS = 2, 30
 CONFIG = resolve(
     "quick",
     [("test", {
@@ -53,7 +53,8 @@ def verdicts(folder: Path, change: Change | None = None) -> dict[str, Finding]:
     record = dict(evidence.record)
     rows = read_health(folder / "health").to_pylist()
     if change is not None:
-        rows = change(rows, record) or rows
+        changed_rows = change(rows, record)
+        rows = rows if changed_rows is None else changed_rows
     readings = Readings(pa.Table.from_pylist(rows, schema=read_health(folder / "health").schema))
     changed = Evidence(readings, record, evidence.max_epochs, evidence.faults)
     return {finding.name: finding for finding in judge(changed, TrainingGates())}
@@ -102,14 +103,36 @@ def record(**values) -> Change:
     return change
 
 
+def both(*changes: Change) -> Change:
+    def change(rows: Rows, record: dict) -> Rows:
+        for each in changes:
+            rows = each(rows, record) or rows
+        return rows
+
+    return change
+
+
+def added(value: float, **where: str) -> Change:
+    """A later row beside the one that matches."""
+
+    def change(rows: Rows, record: dict) -> Rows:
+        (row,) = [row for row in rows if all(row[key] == want for key, want in where.items())]
+        return [*rows, {**row, "value": value}]
+
+    return change
+
+
 def constant_input(rows: Rows, record: dict) -> None:
     for row in rows:
         if row["kind"] == "input" and row["name"] == "feature_2":
             row["value"] = 0.0
 
 
-def no_skill(rows: Rows, record: dict) -> None:
-    record["history"] = [{**epoch, "val_rank_ic_5d": 0.01} for epoch in record["history"]]
+def rank_ic(value: float) -> Change:
+    def change(rows: Rows, record: dict) -> None:
+        record["history"] = [{**epoch, "val_rank_ic_5d": value} for epoch in record["history"]]
+
+    return change
 
 
 def rising_loss(rows: Rows, record: dict) -> None:
@@ -132,7 +155,9 @@ FAULTS: list[tuple[str, Change, str]] = [
      "no gradient in gat"),
     ("encoder_gradients_nonzero", put(float("nan"), kind="activation_gradient", metric="l2"),
      "projected_features"),
-    ("encoder_gradients_nonzero", only_first(30 + 19), "only 19 gradient readings in an epoch"),
+    ("encoder_gradients_nonzero",
+     put(float("nan"), kind="gradient", name="gat", metric="l2", step=40), "no gradient in gat"),
+    ("encoder_gradients_nonzero", only_first(STEPS + 19), "only 19 gradient readings in an epoch"),
     ("encoder_gradients_nonzero", drop(kind="activation_gradient"), "activations"),
     ("every_parameter_receives_gradient",
      put(0.0, kind="parameter", name="backbone_projection.bias"),
@@ -146,35 +171,60 @@ FAULTS: list[tuple[str, Change, str]] = [
     ("no_dead_inputs", drop(kind="input_gradient", name="feature_1"), "feature_1 (no gradient)"),
     ("no_dead_inputs", put(0.0, kind="skip_gradient", name="feature_1"),
      "feature_1 (no gradient through the input skip)"),
+    ("no_dead_inputs", record(features=[]), "0 inputs alive"),
     ("encoder_tells_stocks_apart", put(1e-3, kind="encoder_spread", step=40), "1.00e-03"),
     ("encoder_tells_stocks_apart", drop(kind="encoder_spread"), "nothing was recorded"),
     ("gradients_within_range", put(1e5, kind="gradient", name="gat", metric="l2"), "gat"),
     ("gradients_within_range", put(1e-6, kind="gradient", name="gat", metric="l2"), "gat"),
+    ("gradients_within_range", drop(kind="gradient", metric="l2"), "nothing was recorded"),
+    ("updates_within_limit", put(0.06, kind="update", name="gat"), "gat (0.06 a step)"),
     ("updates_within_limit", put(1.5, kind="update", name="temporal_encoder"), "temporal_encoder"),
     ("updates_within_limit", drop(kind="update"), "nothing was recorded"),
     ("inputs_within_range", put(1e5, kind="input", name="feature_3", metric="highest"),
      "feature_3 (1e+05)"),
+    ("inputs_within_range", put(-1e5, kind="input", name="feature_3", metric="lowest"),
+     "feature_3 (1e+05)"),
+    ("inputs_within_range", drop(kind="input"), "nothing was recorded"),
+    ("targets_well_scaled",
+     record(target_scale={"mean": (-0.2, 0.0, 0.0, 0.0), "std": (0.1,) * 4}), "1d (mean -0.2000"),
     ("targets_well_scaled",
      record(target_scale={"mean": (0.0, 0.0, 0.0, 0.2), "std": (0.1,) * 4}), "20d (mean 0.2000"),
     ("cross_sections_wide_enough", put(1.0, kind="step", metric="stocks_per_date"),
      "at least 1 stocks per date"),
+    ("cross_sections_wide_enough", put(19.0, kind="step", metric="stocks_per_date", step=40),
+     "at least 19 stocks per date"),
+    ("cross_sections_wide_enough", drop(kind="step", metric="stocks_per_date"),
+     "nothing was recorded"),
     ("validation_uses_graph", put(0.0, metric="val_neighbours"), "0.00 neighbours"),
+    ("validation_uses_graph", put(1.0, metric="val_neighbours", epoch=1), "1.00 neighbours"),
+    ("validation_uses_graph", both(put(0.0, metric="val_neighbours"),
+                                   put(0.0, metric="train_neighbours")), "0.00 in training"),
     ("validation_uses_graph", drop(metric="train_neighbours"), "nothing was recorded"),
     ("degeneracy_resets_within_limit", drop(kind="guard"), "the guard left no heartbeat"),
     ("degeneracy_resets_within_limit", events("reset", 11), "11 resets"),
     ("degeneracy_resets_within_limit", events("reset_failed", 1), "1 failed"),
     ("predictions_not_degenerate", put(1e-8, kind="checkpoint", name="horizon_5"), "horizon_5"),
+    ("degeneracy_resets_within_limit", events("cap_reached", 1), "1 failed"),
+    ("predictions_not_degenerate", added(1e-8, kind="checkpoint", name="horizon_5"), "horizon_5"),
     ("predictions_not_degenerate", drop(kind="checkpoint"), "nan"),
     ("no_nonfinite_steps", put(1.0, kind="step", metric="nonfinite", step=7), "1 of"),
     ("no_nonfinite_steps", drop(kind="step", step=7), "recorded steps"),
     ("skipped_batches_zero", put(1.0, kind="step", metric="braked", step=7), "1 batches"),
+    ("skipped_batches_zero", put(1.0, kind="step", metric="nonfinite", step=7), "1 batches"),
+    ("skipped_batches_zero", drop(kind="step"), "0 batches"),
     ("clip_ratio_falls", put(0.9, kind="step", metric="clip_ratio"), "90% at the end"),
+    ("clip_ratio_falls", both(put(0.9, kind="step", metric="clip_ratio", step=2 * STEPS),
+                              put(500.0, kind="step", metric="steps", step=2 * STEPS)),
+     "88% at the end"),
     ("loss_decreases", rising_loss, "at the end"),
     ("loss_decreases", put(float("nan"), kind="loss", metric="total"), "nan"),
-    ("validation_beats_chance", no_skill, "5-day validation rank IC 0.0100"),
+    ("validation_beats_chance", rank_ic(0.01), "5-day validation rank IC 0.0100"),
+    ("validation_beats_chance", rank_ic(0.15), "rank IC 0.1500, standard error 0.1005"),
     ("run_is_complete", record(epochs=1, history=[{}]), "epochs [1, 2] recorded of 1"),
     ("run_is_complete", drop(kind="epoch", epoch=2), "epochs [1] recorded of 2"),
+    ("run_is_complete", record(history=[]), "epochs [1, 2] recorded of 2"),
     ("run_is_complete", record(run_id="another"), "readings of run-1"),
+    ("run_is_complete", lambda rows, record: [], "readings of no run"),
 ]  # fmt: skip
 
 

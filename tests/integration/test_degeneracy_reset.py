@@ -6,24 +6,18 @@ import logging
 import polars as pl
 import pytest
 import torch
+from small_trainer import small_trainer
 
-from atft_model.config import resolve
-from atft_model.data.batches import DevicePanel, fit_target_scale
-from atft_model.data.graph import read_graph
-from atft_model.data.panel import fit_statistics, read_panel
-from atft_model.run import build_trainer
 from atft_model.training.gates import Readings, TrainingGates, degeneracy_resets_within_limit
 from atft_model.training.health_record import read_health
 from atft_model.training.loop import Progress, Trainer
-from atft_model.training.reporter import Reporter
 
 HORIZON = 5
 PATIENCE, RECOVERY = 3, 4
 # A rate that moves nothing: what training would mend by itself stays broken for the guard.
 OVERRIDES = {
-    "model": {"hidden_size": 16, "heads": 2, "lookback": 5},
     "optimizer": {"learning_rate": 1e-12},
-    "training": {"batch_windows": 1, "run_length": 2, "device": "cpu"},
+    "training": {"batch_windows": 1, "run_length": 2},
     "guard": {"patience": PATIENCE, "recovery_readings": RECOVERY},
     "monitor": {"every": 1, "gradient_monitor": False},
 }
@@ -31,14 +25,8 @@ OVERRIDES = {
 
 @pytest.fixture
 def trainer(stored_panel, tmp_path) -> Trainer:
-    panel = read_panel(stored_panel[0])
-    graph = read_graph(stored_panel[1], panel)
-    statistics = fit_statistics(panel, panel.split.train)
-    scale = fit_target_scale(panel, panel.split.train)
-    data = DevicePanel(panel, graph, statistics, scale, 5, torch.device("cpu"))
-    torch.manual_seed(0)
-    layers = [("test", OVERRIDES), ("test", {"training": {"max_steps_per_epoch": 16}})]
-    return build_trainer(resolve("quick", layers), data, tmp_path / "run", Reporter(), {})
+    few = {"training": {"max_steps_per_epoch": 16}}
+    return small_trainer(stored_panel, tmp_path / "run", OVERRIDES, few)
 
 
 def run_one_epoch(trainer: Trainer) -> pl.DataFrame:

@@ -248,9 +248,15 @@ def test_ending_the_launcher_ends_every_rank(how, stored_panel, tmp_path):
 
 
 @pytest.mark.slow
-def test_bad_input_is_one_line_whatever_the_number_of_processes(stored_panel, tmp_path):
-    folder = tmp_path / "run-1"
+def test_bad_input_is_one_line_whatever_the_number_of_processes(
+    stored_panel, tmp_path, monkeypatch
+):
+    """And leaves nothing in the temporary folder."""
+    folder, temporary = tmp_path / "run-1", tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     done = run(command(stored_panel, folder, config(), "--resume"))
     assert done.returncode == 2
+    assert not [path for path in temporary.iterdir() if path.name.startswith(("torch", "pymp"))]
     said = f"{folder}: no run to resume here; leave out --resume to begin one"
     assert done.stderr == f"atft_model: {said}\n"

@@ -36,7 +36,18 @@ def test_each_groups_gradient_is_that_of_a_loop(model):
         assert readings[group].with_gradient == len(gradients)
     assert readings["backbone_projection"].zero == 1
     assert readings["backbone_projection"].none == 1
+    assert readings["backbone_projection"].small == 1
     assert math.isnan(monitor.take_largest()["backbone_projection.bias"])
+
+
+def test_the_largest_element_is_that_of_all_readings_since_it_was_taken(model):
+    monitor = GradientMonitor(model, warn_norm=0.0)
+    for element in (3.0, 7.0, 2.0):
+        model.missing_day.grad = torch.full_like(model.missing_day, element)
+        monitor.readings(monitor.gradient_norms().numpy(), show=False)
+    assert monitor.take_largest()["missing_day"] == 7.0
+    monitor.readings(monitor.gradient_norms().numpy(), show=False)
+    assert monitor.take_largest()["missing_day"] == 2.0
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
