@@ -92,6 +92,16 @@ def test_unknown_returns_are_neither_filled_nor_due(grids):
     assert (unscored["scored"], unscored["known"]) == (STOCKS - 1, STOCKS - 1)
 
 
+def test_a_scored_stock_that_left_the_tables_is_scored_and_not_known(grids):
+    scores, returns = grids
+    gone = past(scores, days=range(12, 13)).head(1).with_columns(code=pl.lit("gone"))
+    table = realized_rank_ics(
+        pl.concat([past(scores), gone]), made(), targets(returns), (5,), window=15
+    )
+    row = table.filter(pl.col("date") == CALENDAR[12]).row(0, named=True)
+    assert (row["scored"], row["known"]) == (STOCKS + 1, STOCKS)
+
+
 def test_of_two_scorings_of_a_date_the_first_counts(grids):
     scores, returns = grids
     knows = past(returns, "run-2", range(12, 14))
