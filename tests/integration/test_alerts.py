@@ -406,6 +406,16 @@ def test_every_piece_of_an_address_that_may_be_a_token_is_a_secret_and_no_short_
     assert secrets_of(url) == [url, *pieces]
 
 
+def test_an_address_that_apprise_quotes_is_hidden_in_the_reason(webhook, monkeypatch):
+    def quotes(self, **message: str) -> bool:
+        logging.getLogger("apprise").warning("no answer from %s", webhook.url)
+        return False
+
+    monkeypatch.setattr("apprise.Apprise.notify", quotes)
+    with pytest.raises(DeliveryError, match=r"not delivered: no answer from \*\*\*$"):
+        deliver(labelled([webhook.url])[0], "title", "body")
+
+
 def test_a_delivery_leaves_the_log_as_it_was(webhook):
     logger = logging.getLogger("apprise")
     before = list(logger.handlers), logger.propagate

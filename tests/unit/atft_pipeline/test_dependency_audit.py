@@ -151,6 +151,11 @@ def test_the_exit_code_tells_a_fault_from_silence(tmp_path, pins, monkeypatch, c
                                            for p in clean]})  # fmt: skip
     answers = stand_in(tmp_path, nothing, code=0)
     assert main(["--constraints", str(pins), "--pip-audit", str(answers)]) == 0
+    foreign = [*clean, Installed("rightpad", "1.0")]
+    monkeypatch.setattr(dependency_audit, "read_installed", lambda: foreign)
+    assert main(["--constraints", str(pins), "--pip-audit", str(answers)]) == 1
+    assert "FAULT rightpad 1.0 is installed and not pinned" in capsys.readouterr().out
+    monkeypatch.setattr(dependency_audit, "read_installed", lambda: clean)
     pins.write_text(pins.read_text() + "leftpad @ https://example.org/l.whl\n")
     assert main(["--constraints", str(pins), "--pip-audit", str(silent)]) == 1
 
