@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterEventType
 
+from atft_pipeline.checks.outcome import PARTITION
 from atft_pipeline.delivery import Address, DeliveryError, deliver, hide, labelled
 from atft_pipeline.resources import alert_level, alert_urls, secrets, ui_url
 
@@ -106,9 +107,9 @@ def _of_check(
 ) -> tuple[Alert | None, frozenset[str]]:
     evaluation = event.get_dagster_event().asset_check_evaluation_data
     asset, check = evaluation.asset_key.to_user_string(), evaluation.check_name
-    partition = f" [{evaluation.partition}]" if evaluation.partition else ""
-    name = f"{asset}:{check}{partition}"
     figures = {key: value.value for key, value in evaluation.metadata.items()}
+    partition = evaluation.partition or figures.get(PARTITION)
+    name = f"{asset}:{check} [{partition}]" if partition else f"{asset}:{check}"
     found = evaluation.description or ""
     if {"figure", "threshold"} <= figures.keys():
         found = f"found {figures['figure']}, expected {figures['threshold']}"

@@ -184,7 +184,7 @@ def rolling_model(
             markdown_table(["feature", "reason"], record["left_out"].items())
         ),
     }
-    yield from verdicts(ROLLING, outcomes, frame, metadata)
+    yield from verdicts(ROLLING, outcomes, frame, metadata, partition=period)
     if stopped:
         raise dg.Failure(f"{period} not stored, failed {', '.join(stopped)}", allow_retries=False)
 

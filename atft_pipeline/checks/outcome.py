@@ -9,6 +9,8 @@ import dagster as dg
 from atft_pipeline.storage import Storage
 
 Kind = Literal["integrity", "skill"]
+PARTITION = "partition"
+"""Name of the metadata of a check that says which partition was judged."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,16 @@ class Outcome:
         """Whether what was checked must not be used."""
         return not self.passed and self.severity == "ERROR"
 
-    def result(self, asset: str) -> dg.AssetCheckResult:
-        """The verdict as Dagster records it."""
+    def result(self, asset: str, partition: str | None = None) -> dg.AssetCheckResult:
+        """The verdict as Dagster records it.
+
+        Args:
+            partition: Of a partitioned asset. Dagster records none with a check (but in preview),
+                and one period that holds would pass for the recovery of another.
+        """
         metadata: dict[str, Any] = {"figure": self.figure, "threshold": self.threshold}
+        if partition is not None:
+            metadata[PARTITION] = partition
         metadata |= {name: _number(value) for name, value in self.numbers.items()}
         if self.details:
             metadata["details"] = dg.MetadataValue.md(self.details)
@@ -67,19 +76,20 @@ def spec(asset: str, name: str, description: str, kind: Kind = "integrity") -> d
 
 def verdicts(
     asset: str, outcomes: Iterable[Outcome], value: Any, metadata: Mapping[str, Any],
-    storage: Storage | None = None,
+    storage: Storage | None = None, partition: str | None = None,
 ) -> Iterator[dg.AssetCheckResult | dg.Output]:  # fmt: skip
     """Yields every verdict, and the output only if none of them stops it.
 
     Args:
         storage: Where a table that is stopped is kept beside the good one; only for tables.
+        partition: Of a partitioned asset.
     """
     outcomes = list(outcomes)
     stopped = any(outcome.stops for outcome in outcomes)
     if stopped and storage is not None:
         storage.write_rejected(asset, value)
     for outcome in outcomes:
-        yield outcome.result(asset)
+        yield outcome.result(asset, partition)
     if not stopped:
         yield dg.Output(value, metadata=dict(metadata))
 

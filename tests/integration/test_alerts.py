@@ -16,12 +16,15 @@ import pytest
 from daemon import daemon
 from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
 from dagster._core.events import DagsterEvent, DagsterEventType
+from dagster._core.test_utils import create_run_for_test
 from webhook import SECRET, Webhook, listening
 
 from atft_model.errors import InputError
 from atft_pipeline import alerts
 from atft_pipeline.__main__ import main, materialize
-from atft_pipeline.delivery import DeliveryError, hide, labelled
+from atft_pipeline.alerts import digest
+from atft_pipeline.checks.outcome import Outcome, spec, verdicts
+from atft_pipeline.delivery import DeliveryError, deliver, hide, labelled, secrets_of
 
 ROOT = Path(__file__).parents[2]
 PRICES = "ATFT check failed: prices:quarantined_share_within_limit"
@@ -99,12 +102,63 @@ def test_a_failed_check_of_the_real_graph_arrives_once(webhook, instance, tables
     assert len(webhook.accepted) == 2
 
 
+def test_each_partition_of_a_check_is_told_by_its_own_name(webhook, instance):
+    """A period that holds is no recovery of another one."""
+
+    def judged(period: str, passed: bool) -> None:
+        @dg.asset(check_specs=[spec("table", "one", "It holds.")], output_required=False)
+        def table():
+            yield from verdicts("table", [Outcome("one", passed, "7 rows", "at most 0", "WARN")],
+                                None, {}, partition=period)  # fmt: skip
+
+        dg.materialize([table], instance=instance)
+
+    judged("2018", False)
+    judged("2019", True)
+    _, cursor = tick(instance, None)
+    judged("2018", True)
+    tick(instance, cursor)
+    assert webhook.titles == ["ATFT check failed: table:one [2018]",
+                              "ATFT check holds again: table:one [2018]"]  # fmt: skip
+
+
 def test_a_failed_run_says_which_step_and_why(webhook, instance):
     run_id = fails(instance)
     tick(instance, None)
     (alert,) = webhook.accepted
     assert alert["title"] == f"ATFT run failed: materialization {run_id[:8]}"
     assert alert["message"].startswith("broken_table: the vendor is closed\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(ValueError("disk full\nat once"), "broken_table: ValueError: disk full"),
+     (ValueError("x" * 900), f"broken_table: ValueError: {'x' * 488}")],
+)  # fmt: skip
+def test_of_a_step_that_raised_the_first_line_is_told_and_no_more_than_500_characters(
+    webhook, instance, error, said
+):
+    @dg.asset
+    def broken_table():
+        raise error
+
+    job = dg.Definitions([broken_table], jobs=[dg.define_asset_job("nightly")]).resolve_job_def(
+        "nightly"
+    )
+    run_id = job.execute_in_process(instance=instance, raise_on_error=False).run_id
+    tick(instance, None)
+    (alert,) = webhook.accepted
+    assert alert["title"] == f"ATFT run failed: nightly {run_id[:8]}"
+    assert alert["message"].splitlines()[0] == said
+
+
+def test_a_run_that_failed_without_a_step_says_what_dagster_says(webhook, instance):
+    """As when its process was killed: the daemon's monitoring writes the failure."""
+    run = create_run_for_test(instance, job_name="nightly")
+    instance.report_run_failed(run, message="the run's process ended with -9")
+    tick(instance, None)
+    (alert,) = webhook.accepted
+    assert alert["message"].startswith("the run's process ended with -9\n")
 
 
 def test_what_failed_while_no_daemon_ran_arrives_once(webhook, instance):
@@ -138,6 +192,20 @@ def test_many_failures_are_one_message_that_counts_repeats(webhook, instance):
     assert lines[0] == "2 x check failed: table:check_0: ERROR, found 7 rows, expected at most 0"
     assert len(lines) == 6 + 1 + 1
     assert tick(instance, cursor)[0] == "json 1: 0 sent"
+
+
+@pytest.mark.parametrize(("failures", "messages"), [(5, 5), (6, 1)])
+def test_more_than_five_at_once_are_one_message(webhook, instance, failures, messages):
+    evaluates(instance, *((f"check_{n}", False) for n in range(failures)))
+    tick(instance, None)
+    assert len(webhook.accepted) == messages
+
+
+def test_a_digest_shows_the_newest_figure_of_a_fact():
+    alert = digest([alerts.Alert("check failed: a", "9 rows", ""),
+                    alerts.Alert("check failed: a", "4 rows", "")])  # fmt: skip
+    assert alert.title == "2 x check failed"
+    assert alert.body.splitlines()[0] == "2 x check failed: a: 4 rows"
 
 
 def test_a_digest_has_an_end(webhook, instance, monkeypatch):
@@ -236,6 +304,18 @@ def test_more_events_than_a_tick_reads_all_arrive_in_order(webhook, instance, mo
     assert webhook.titles[5].startswith("ATFT run failed")
 
 
+def test_a_new_address_s_beginning_lies_behind_any_number_of_old_events(instance, monkeypatch):
+    monkeypatch.setattr(alerts, "BATCH", 2)
+    for n in range(5):
+        evaluates(instance, (f"old_{n}", False))
+    since = time.time()
+    evaluates(instance, ("new", False))
+    progress = alerts.beginning(instance.event_log_storage, since)
+    events, _ = alerts.read_events(instance.event_log_storage, progress.after)
+    found = [alert.title for alert, _ in alerts.steps(events, progress, "WARN", "") if alert]
+    assert found == ["check failed: table:new"]
+
+
 def freshness(before: str, after: str) -> dg.EventLogEntry:
     change = FreshnessStateChange(
         key=dg.AssetKey("raw_prices"), new_state=FreshnessState(after),
@@ -257,6 +337,23 @@ def test_a_table_that_goes_stale_is_told_and_again_when_it_is_fresh(webhook, ins
     instance.store_event(freshness("FAIL", "PASS"))
     tick(instance, cursor)
     assert webhook.titles == ["ATFT stale: raw_prices", "ATFT fresh again: raw_prices"]
+
+
+def test_only_what_was_told_stale_is_told_fresh_again_and_once(webhook, instance):
+    instance.store_event(freshness("UNKNOWN", "PASS"))
+    _, cursor = tick(instance, None)
+    for change in (("PASS", "FAIL"), ("FAIL", "PASS"), ("WARN", "PASS")):
+        instance.store_event(freshness(*change))
+    tick(instance, cursor)
+    assert webhook.titles == ["ATFT stale: raw_prices", "ATFT fresh again: raw_prices"]
+
+
+@pytest.mark.parametrize(("level", "told"), [("WARN", ["ATFT stale: raw_prices"]), ("ERROR", [])])
+def test_a_table_that_begins_to_age_is_a_warning(webhook, instance, monkeypatch, level, told):
+    monkeypatch.setenv("ATFT_ALERT_LEVEL", level)
+    instance.store_event(freshness("PASS", "WARN"))
+    tick(instance, None)
+    assert webhook.titles == told
 
 
 def test_nobody_listening_is_a_failed_delivery_without_its_secret(
@@ -290,6 +387,40 @@ def test_the_vendors_key_in_a_failure_is_hidden(webhook, instance, monkeypatch):
     fails(instance, "403 for https://api/?key=key-of-the-vendor")
     tick(instance, None)
     assert "403 for https://api/?key=***" in webhook.accepted[0]["message"]
+
+
+def test_a_secret_in_a_title_is_hidden(webhook, instance, monkeypatch):
+    monkeypatch.setenv("JQUANTS_API_KEY", "table_key")
+    evaluates(instance, ("of_table_key", False))
+    tick(instance, None)
+    assert webhook.titles == ["ATFT check failed: table:of_***"]
+
+
+def test_the_sensor_is_on_by_default():
+    assert alerts.alerts.default_status == dg.DefaultSensorStatus.RUNNING
+
+
+def test_every_piece_of_an_address_that_may_be_a_token_is_a_secret_and_no_short_word():
+    url = "json://user:passw0rd@host.example:9000/abcd/x?key=abcde"
+    pieces = ["user", "passw0rd", "host.example", "9000", "abcd", "abcde"]
+    assert secrets_of(url) == [url, *pieces]
+
+
+def test_an_address_that_apprise_quotes_is_hidden_in_the_reason(webhook, monkeypatch):
+    def quotes(self, **message: str) -> bool:
+        logging.getLogger("apprise").warning("no answer from %s", webhook.url)
+        return False
+
+    monkeypatch.setattr("apprise.Apprise.notify", quotes)
+    with pytest.raises(DeliveryError, match=r"not delivered: no answer from \*\*\*$"):
+        deliver(labelled([webhook.url])[0], "title", "body")
+
+
+def test_a_delivery_leaves_the_log_as_it_was(webhook):
+    logger = logging.getLogger("apprise")
+    before = list(logger.handlers), logger.propagate
+    deliver(labelled([webhook.url])[0], "title", "body")
+    assert (list(logger.handlers), logger.propagate) == before
 
 
 def test_an_addresss_repr_and_label_hold_no_secret():

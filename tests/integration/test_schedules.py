@@ -8,7 +8,6 @@ import dagster as dg
 import pytest
 
 from atft_model.errors import InputError
-from atft_pipeline.assets import raw
 from atft_pipeline.definitions import defs
 from atft_pipeline.resources import exchange
 from atft_pipeline.schedules import after_each_close, daily_update, each_month, retrain
@@ -71,11 +70,13 @@ def test_training_keeps_its_pool_in_the_scheduled_job():
     assert node.definition.pool == "gpu"
 
 
-def test_raw_prices_may_not_grow_old():
-    policy = raw.raw_prices.specs_by_key[dg.AssetKey("raw_prices")].freshness_policy
-    assert policy == dg.FreshnessPolicy.time_window(
+def test_neither_what_comes_in_nor_what_goes_out_may_grow_old():
+    policies = {asset.key.path[-1]: asset.freshness_policy
+                for asset in defs.resolve_all_asset_specs()}  # fmt: skip
+    daily = dg.FreshnessPolicy.time_window(
         warn_window=dt.timedelta(days=5), fail_window=dt.timedelta(days=8)
     )
+    assert policies["raw_prices"] == policies["latest_scores"] == daily
 
 
 def test_an_unknown_exchange_is_said(monkeypatch):

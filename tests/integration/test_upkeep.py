@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
+from dagster._core.test_utils import create_run_for_test
 
 from atft_pipeline import upkeep
 from atft_pipeline.__main__ import main
@@ -62,6 +63,11 @@ def test_old_runs_go_but_not_those_in_use_once_accepted_or_newest(full):
     assert names(full) == ["trained run run-5", "trained run run-6"]
 
 
+def test_the_model_in_use_and_the_newest_sound_one_stay_without_any_history(full):
+    full.table_path("accepted_models").unlink()
+    assert names(full) == [f"trained run run-{number}" for number in (5, 6, 7)]
+
+
 def test_runs_written_lately_stay(full):
     assert names(full, days=105.5) == ["trained run run-6"]
 
@@ -82,12 +88,23 @@ def test_a_link_among_the_models_is_left_alone(storage, tmp_path):
     assert names(storage) == []
 
 
+def test_a_link_has_no_size_of_its_own(tmp_path):
+    (tmp_path / "file").write_bytes(b"x" * 7)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "inner").write_bytes(b"x" * 5)
+    (tmp_path / "folder" / "link").symlink_to(tmp_path / "file")
+    assert upkeep.size_of(tmp_path) == 12
+    assert upkeep.size_of(tmp_path / "none") == upkeep.size_of(None) == 0
+
+
 def test_rejected_tables_and_scratch_files_go_when_old(storage):
     for folder, days in (("rejected", 40), ("scratch", 40), ("rejected2", 40)):
         (storage.root / folder).mkdir()
         (storage.root / folder / "x.parquet").write_bytes(b"x")
         age(storage.root / folder / "x.parquet", days)
     (storage.root / "rejected" / "new.parquet").write_bytes(b"x")
+    (storage.root / "scratch" / "folder").mkdir()
+    age(storage.root / "scratch" / "folder", 40)
     before = datetime.now(UTC) - timedelta(days=30)
     found = [removal.what for removal in upkeep.removable_leftovers(storage, before)]
     assert found == ["rejected/x.parquet", "scratch/x.parquet"]
@@ -111,6 +128,21 @@ def test_dagsters_records_go_unless_they_hold_an_assets_newest_state(tmp_path):
         assert instance.get_latest_materialization_event(dg.AssetKey("table"))
         earlier = datetime.now(UTC) - timedelta(days=1)
         assert list(upkeep.removable_records(instance, tmp_path, earlier)) == []
+
+
+def test_the_record_of_a_run_at_work_stays_however_old(tmp_path):
+    with dg.DagsterInstance.ephemeral() as instance:
+        create_run_for_test(instance, status=dg.DagsterRunStatus.STARTED)
+        ended = create_run_for_test(instance, status=dg.DagsterRunStatus.CANCELED).run_id
+        later = datetime.now(UTC) + timedelta(seconds=1)
+        planned = upkeep.removable_records(instance, tmp_path, later)
+        assert [removal.run_id for removal in planned] == [ended]
+
+
+def test_what_is_gone_already_is_no_error(tmp_path):
+    file = tmp_path / "x.parquet"
+    with dg.DagsterInstance.ephemeral() as instance:
+        upkeep.remove([upkeep.Removal("x", file), upkeep.Removal("y", tmp_path / "y")], instance)
 
 
 def test_the_command_shows_first_and_deletes_only_when_told(full, tmp_path, monkeypatch, capsys):

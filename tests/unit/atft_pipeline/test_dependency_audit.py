@@ -102,6 +102,40 @@ def test_advisories_that_cannot_be_reached_are_no_pass(tmp_path, pins):
     )
 
 
+def test_what_was_skipped_is_named_and_counted(tmp_path, pins, capsys):
+    packages = [{"name": f"p{n}", "skip_reason": "not found"} for n in range(7)]
+    packages.append({"name": "torch", "version": "2.13.0", "vulns": []})
+    tool = stand_in(tmp_path, json.dumps({"dependencies": packages}), code=0)
+    answer = ask_advisories(tool, pins)
+    assert answer.failure == "pip-audit skipped p0, p1, p2, p3, p4 and 2 more"
+    main(["--constraints", str(pins), "--pip-audit", str(tool)])
+    count = len(pins_of(pins.read_text().split()))
+    assert f"{count - 1} of {count} pins" in capsys.readouterr().out
+
+
+def test_nothing_is_installed_or_resolved_to_look_pins_up(tmp_path, pins):
+    tool = tmp_path / "pip-audit"
+    tool.write_text('#!/bin/sh\necho "$@" >&2\nexit 1\n')
+    tool.chmod(0o755)
+    said = ask_advisories(tool, pins).failure.split()
+    assert {"--no-deps", "--disable-pip", str(pins)} <= set(said)
+
+
+def test_an_address_that_pip_noted_is_read(monkeypatch):
+    from atft_pipeline import dependency_audit
+
+    class Noted:
+        name, version = "torch", "2.13.0"
+
+        def read_text(self, name: str) -> str:
+            assert name == "direct_url.json"
+            return '{"url": "https://example.org/t.whl"}'
+
+    monkeypatch.setattr(dependency_audit, "distributions", lambda: [Noted()])
+    (found,) = read_installed()
+    assert found.address == "https://example.org/t.whl"
+
+
 def test_the_exit_code_tells_a_fault_from_silence(tmp_path, pins, monkeypatch, capsys):
     from atft_pipeline import dependency_audit
 
@@ -117,6 +151,11 @@ def test_the_exit_code_tells_a_fault_from_silence(tmp_path, pins, monkeypatch, c
                                            for p in clean]})  # fmt: skip
     answers = stand_in(tmp_path, nothing, code=0)
     assert main(["--constraints", str(pins), "--pip-audit", str(answers)]) == 0
+    foreign = [*clean, Installed("rightpad", "1.0")]
+    monkeypatch.setattr(dependency_audit, "read_installed", lambda: foreign)
+    assert main(["--constraints", str(pins), "--pip-audit", str(answers)]) == 1
+    assert "FAULT rightpad 1.0 is installed and not pinned" in capsys.readouterr().out
+    monkeypatch.setattr(dependency_audit, "read_installed", lambda: clean)
     pins.write_text(pins.read_text() + "leftpad @ https://example.org/l.whl\n")
     assert main(["--constraints", str(pins), "--pip-audit", str(silent)]) == 1
 

@@ -63,6 +63,50 @@ def test_returns_that_are_due_and_unknown_are_told():
     assert due_returns_known(realized([]), GATES).figure.startswith("0 of 0 dates")
 
 
+def test_only_what_counts_at_the_headline_horizon_has_to_be_known():
+    table = realized([0.1] * 9 + [None])
+    assert due_returns_known(table, GATES).passed  # one of ten is the limit
+    others = realized([None] * 10)
+    for beside in (others.with_columns(counts=False),
+                   others.with_columns(horizon=pl.lit(1, pl.Int32))):  # fmt: skip
+        assert due_returns_known(pl.concat([table, beside]), GATES).passed
+
+
+def test_only_the_headline_horizon_in_the_order_of_dates_is_judged():
+    good = realized(swing(0.05, 60))
+    other = realized(swing(-0.5, 60)).with_columns(horizon=pl.lit(1, pl.Int32))
+    assert realized_rank_ic_as_evaluated(pl.concat([good, other]), GATES).passed
+    turned = realized(swing(0.06, 40) + swing(-0.3, 60))
+    assert not realized_rank_ic_as_evaluated(turned.reverse(), GATES).passed
+
+
+def test_an_evaluation_without_an_error_is_no_measure():
+    table = realized(swing(-0.3, 60)).with_columns(evaluated_error=pl.lit(None, pl.Float64))
+    assert "0 of 60" in realized_rank_ic_as_evaluated(table, GATES).figure
+
+
+def test_a_single_date_is_never_judged():
+    gates = RealizedGates(min_dates=0)
+    assert "nothing to judge" in realized_rank_ic_as_evaluated(realized([-0.9]), gates).figure
+
+
+def test_as_many_dates_as_are_needed_are_judged():
+    outcome = realized_rank_ic_as_evaluated(realized(swing(-0.5, 20)), GATES)
+    assert not outcome.passed
+
+
+def test_the_test_is_one_sided_at_its_level():
+    """t between the one-sided limit of 5 % (-1.645) and the two-sided one (-1.96)."""
+    table = realized(swing(0.05, 60))
+    at_zero = realized_rank_ic_as_evaluated(table, GATES).numbers
+    shift = 1.8 * at_zero["standard_error"] + at_zero["difference"]
+    outcome = realized_rank_ic_as_evaluated(
+        table.with_columns(rank_ic=pl.col("rank_ic") - shift), GATES
+    )
+    assert "(t = -1.8)" in outcome.figure
+    assert not outcome.passed
+
+
 def swing(level: float, days: int) -> list[float | None]:
     return [level + 0.1 * math.sin(1.7 * day) for day in range(days)]
 

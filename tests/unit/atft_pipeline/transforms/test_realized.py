@@ -82,17 +82,31 @@ def test_unknown_returns_are_neither_filled_nor_due(grids):
     assert open_["date"].to_list() == CALENDAR[DAYS - 6 :]
     assert open_["rank_ic"].null_count() == open_.height
     assert open_["known"].to_list() == [0] * 6
+    assert open_["rolling_rank_ic"].null_count() == open_["rolling_error"].null_count() == 6
+    assert open_["rolling_dates"].to_list() == [0] * 6
+    assert table["rolling_error"][0] is None  # of a single date
+    assert not table["rolling_error"].is_nan().any()
     by_date = {row["date"]: row for row in table.iter_rows(named=True)}
     halted, unscored = by_date[CALENDAR[22]], by_date[CALENDAR[20]]
     assert (halted["scored"], halted["known"]) == (STOCKS, STOCKS - 1)
     assert (unscored["scored"], unscored["known"]) == (STOCKS - 1, STOCKS - 1)
 
 
+def test_a_scored_stock_that_left_the_tables_is_scored_and_not_known(grids):
+    scores, returns = grids
+    gone = past(scores, days=range(12, 13)).head(1).with_columns(code=pl.lit("gone"))
+    table = realized_rank_ics(
+        pl.concat([past(scores), gone]), made(), targets(returns), (5,), window=15
+    )
+    row = table.filter(pl.col("date") == CALENDAR[12]).row(0, named=True)
+    assert (row["scored"], row["known"]) == (STOCKS + 1, STOCKS)
+
+
 def test_of_two_scorings_of_a_date_the_first_counts(grids):
     scores, returns = grids
     knows = past(returns, "run-2", range(12, 14))
     both = pl.concat([past(scores), knows])
-    index = pl.concat([made(), made("run-2", range(12, 14), hours=1)])
+    index = pl.concat([made("run-2", range(12, 14), hours=1), made()])  # in any order
     table = realized_rank_ics(both, index, targets(returns), (5,), window=15)
     alone = realized_rank_ics(past(scores), made(), targets(returns), (5,), window=15)
     late = table.filter(pl.col("run_id") == "run-2")
@@ -108,6 +122,16 @@ def test_dates_that_the_run_learned_from_do_not_count(grids):
     table = realized_rank_ics(past(scores), index, targets(returns), (5,), window=15)
     assert table.filter("counts")["date"].min() == CALENDAR[30]
     assert table.filter(~pl.col("counts"))["rolling_rank_ic"].null_count() == 20
+
+
+def test_on_a_calendar_shorter_than_the_horizon_nothing_is_due(grids):
+    scores, returns = grids
+    days = range(FIRST, FIRST + 3)
+    short = targets(returns).filter(pl.col("date").is_in([CALENDAR[d] for d in days]))
+    short = short.with_columns(target_5d=pl.lit(None, pl.Float64))
+    table = realized_rank_ics(past(scores, days=days), made(days=days), short, (5,), window=15)
+    assert table["due"].to_list() == [False] * 3
+    assert table["rank_ic"].null_count() == 3
 
 
 def test_without_past_scores_the_table_is_empty(grids):
