@@ -1,7 +1,7 @@
 """The learned structure: which group of stocks drives which, from training dates alone."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +125,14 @@ def groups_table(group_of: Mapping[str, str]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={"code": pl.String, "group": pl.String}, orient="row")
 
 
-def report_section(storage: Storage, graph: str) -> StructureSection | None:
+def report_section(
+    storage: Storage, graph: str, graphs: Sequence[tuple[str, float, float, float, float]]
+) -> StructureSection | None:
     """The learned structure for the report; None where nothing was learned.
 
     Args:
         graph: The kind of graph that the model was trained on.
+        graphs: The model with each graph, as ``StructureSection`` shows it.
     """
     if not (storage.structure / "current.json").exists():
         return None
@@ -150,7 +153,7 @@ def report_section(storage: Storage, graph: str) -> StructureSection | None:
     members = Counter(stored.group_of.values())
     return StructureSection(
         edges_table(stored.record), stored.record.order, pl.DataFrame(list(stored.record.health)),
-        {name: members[name] for name in stored.record.names}, use,
+        {name: members[name] for name in stored.record.names}, use, graphs,
     )  # fmt: skip
 
 
