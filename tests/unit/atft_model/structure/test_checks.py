@@ -1,5 +1,6 @@
 """Every check of a learned structure is seen to pass on a good record and to fail on a fault."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -61,6 +62,19 @@ def test_the_record_survives_the_disk(record, tmp_path):
 
 def test_a_missing_record_is_named(tmp_path):
     with pytest.raises(InputError, match="no learned structure here"):
+        read_record(tmp_path)
+
+
+def test_a_record_of_an_earlier_layout_is_refused_with_the_command_that_learns_again(
+    record, tmp_path
+):
+    write_record(record, tmp_path)
+    path = tmp_path / "summary.json"
+    summary = json.loads(path.read_text())
+    del summary["format"]  # as the first layout had none
+    path.write_text(json.dumps(summary))
+    command = "structure format 1, expected 2.*materialize --select learned_structure"
+    with pytest.raises(InputError, match=command):
         read_record(tmp_path)
 
 
