@@ -141,7 +141,10 @@ def report_section(
         return None
     refused = stored.refusal(stored.panel_hash)
     if refused:
-        use = f"Not used, the correlation graph stands instead: {refused}."
+        use = (
+            f"Not used, the correlation graph stands instead: {refused}. Links that were found are "
+            "scored below as a control."
+        )
     elif graph in ("learned", "both"):
         use = f"Every check holds; the model was trained on the graph {graph!r}, made of it."
     else:
