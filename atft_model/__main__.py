@@ -178,6 +178,12 @@ def structure_arguments(structure: argparse.ArgumentParser) -> None:
     structure.add_argument(
         "--resamples", type=int, help="bootstrap resamples (default 30; 0: none)"
     )
+    structure.add_argument(
+        "--common-factor",
+        choices=("flag", "take_out"),
+        help="an unobserved driver of most series, such as a market that is not given: warn of it "
+        "(default), or estimate it with the graph",
+    )
     structure.add_argument("--seed", type=int, help="default 1337")
     structure.add_argument("--sweep", action="store_true", help="first train the gradient stage "
                            "over a grid of the four loss weights and take the best")  # fmt: skip

@@ -273,8 +273,9 @@ ADVICE: Mapping[str, tuple[str, str]] = {
         "As for not_at_chance.",
     ),
     "no_hidden_factor": (
-        "A series that is not among the groups drives most of them.",
-        "Give an index (ATFT_INDICES), or do not use the graph.",
+        "A series that is not among the groups drives most of them: the market, left in with "
+        "common_factor: flag; or a second one beside it.",
+        "Set common_factor: take_out; where it is set, read links as partly that factor's.",
     ),
     "graph_is_as_configured": (
         "A check on learned_structure failed, so correlations stand in.",

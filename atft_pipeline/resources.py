@@ -77,6 +77,11 @@ class Market(dg.ConfigurableResource):
     signal: float = Field(
         default=SyntheticConfig.signal, description="synthetic: planted signal; 0 plants none."
     )
+    sector_links: float = Field(
+        default=SyntheticConfig.sector_links,
+        description="synthetic: effect of sectors on each other, for learned_structure to find; "
+        "0 plants none.",
+    )
 
     def name(self) -> str:
         """The chosen source's name.
@@ -100,7 +105,11 @@ class Market(dg.ConfigurableResource):
         if self.name() == "synthetic":
             return SyntheticMarket(
                 SyntheticConfig(
-                    seed=self.seed, stocks=self.stocks, dates=self.dates, signal=self.signal
+                    seed=self.seed,
+                    stocks=self.stocks,
+                    dates=self.dates,
+                    signal=self.signal,
+                    sector_links=self.sector_links,
                 )
             )
         prices = self.prices or os.environ.get("ATFT_PRICES")

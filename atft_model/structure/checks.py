@@ -152,7 +152,8 @@ def no_hidden_factor(record: StructureRecord) -> Verdict:
         "no_hidden_factor", not factor["likely"],
         f"a hidden factor changes the extended BIC by {factor['bic_gain']:+.0f} and drives "
         f"{factor['driven_share']:.0%} of the series"
-        + ("; give the market as exogenous" if factor["likely"] else ""),
+        + ("; give the market as exogenous, or take_out the common_factor"
+           if factor["likely"] else ""),
         dict(factor), "WARN",
     )  # fmt: skip
 

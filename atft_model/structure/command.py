@@ -142,6 +142,8 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _config(options: argparse.Namespace) -> StructureConfig:
     config = StructureConfig(**PRESETS[options.preset])
+    if options.common_factor is not None:
+        config = replace(config, common_factor=options.common_factor)
     if options.lags is not None:
         config = replace(config, lags=options.lags)
     if options.seed is not None:

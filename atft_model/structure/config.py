@@ -73,6 +73,11 @@ class StructureConfig:
     decided_by: Literal["order_search", "gradient"] = setting(
         "order_search", "gradient takes the thresholded adjacency as it is, for comparison."
     )
+    common_factor: Literal["flag", "take_out"] = setting(
+        "flag",
+        "What becomes of an unobserved driver of most series, such as the market: a warning, or "
+        "it is estimated, as a root of the graph, and the graph learned given it.",
+    )
     seed: int = setting(1337, "Seed of starts, batches, resamples and shuffles.")
     gradient: GradientConfig = field(default_factory=GradientConfig)
     search: SearchConfig = field(default_factory=SearchConfig)

@@ -3,12 +3,10 @@
 Nodes are sectors, or clusters of stocks by correlation where the source names no sectors. Only
 training dates are read, for the clusters as for the series.
 
-The market is exogenous: the equal-weighted return of all stocks. It cannot just be taken out. It
-is an average of the same groups, so what is left of them sums to nearly zero: every group would be
-a function of the others, and the graph dense. Leaving some stocks to the market alone does not
-help, as they belong to the same few groups. The market is therefore treated as known up to what the
-groups' own moves put into it, and a draw of that error, not its mean, is what the groups are left
-with (``unknown_part``; multiple imputation, Rubin 1987, with one imputation).
+The market is not among them, and no average of stocks is given as exogenous. Such an average is
+one of the same groups: with it taken out, what is left of them sums to nearly zero, every group is
+a function of the others, and the graph dense. The market is an unobserved root instead, estimated
+with the graph (``common_factor.py``); the average only says afterwards whether that root is it.
 """
 
 from dataclasses import dataclass
@@ -23,7 +21,6 @@ from atft_model.errors import InputError
 from atft_model.structure.record import StructureRecord
 from atft_model.structure.series import Series
 
-MARKET = "market"
 NO_GROUP = -1
 ITERATIONS, RESTARTS = 30, 5
 SHOWN_MEMBERS = 5
@@ -51,7 +48,7 @@ class Groups:
     Attributes:
         names: Sectors by name, or ``cluster_01`` (the one with the most stocks), ...
         of_stock: Position in ``names``, ``NO_GROUP`` where a stock is in none.
-        in_market: Stocks whose returns make the market's series: all with enough bars.
+        in_market: Stocks with enough bars to be in a series, in a group or not.
         biggest: For each group its biggest stocks, biggest first.
         left_out: Groups that are too small to be a series, with the reason.
     """
@@ -170,13 +167,13 @@ def _settle(unit: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def group_series(
     panel: Panel, groups: Groups, train: tuple[int, int], config: GroupConfig
-) -> Series:
-    """Equal-weighted daily returns of each group; the market beside them, exogenous.
+) -> tuple[Series, Float[np.ndarray, " days"]]:
+    """Equal-weighted daily returns of each group, and of all stocks on the same days.
 
     Starts on the first day on which all are known. NaN on days with too few members.
 
     Raises:
-        InputError: there is no such day, or the market is unknown on a later one.
+        InputError: there is no such day.
     """
     part = slice(*train)
     returns = np.asarray(panel.daily_return[part], dtype=np.float64)
@@ -192,38 +189,7 @@ def group_series(
             f"market {config.min_members} stocks; lower min_members or give more stocks"
         )
     whole = whole[int(complete.argmax()) :]
-    nodes, market = whole[:, :-1], whole[:, -1:]
-    inside = groups.of_stock[groups.in_market & (groups.of_stock != NO_GROUP)]
-    share = np.bincount(inside, minlength=len(groups.names)) / max(groups.in_market.sum(), 1)
-    nodes = nodes + unknown_part(nodes, market[:, 0], share)
-    return Series(nodes, groups.names, market, (MARKET,))
-
-
-def unknown_part(
-    nodes: Float[np.ndarray, "days groups"],
-    market: Float[np.ndarray, " days"],
-    share: Float[np.ndarray, " groups"],
-) -> Float[np.ndarray, "days groups"]:
-    """What one draw of the market's error adds to each group, by its slope on the market.
-
-    The market is m + Σ share·s, with s the groups' own moves and m what all have in common; taking
-    it out leaves each group with s − slope·Σ share·s, which gives every pair a covariance of minus
-    the error's variance v = Σ share²·var(s). Noise of that variance with the same slopes gives it
-    back. The variances solve var(left) = (1 − 2·share)·var(s) + v, one equation per group, exact
-    where own moves are uncorrelated. The noise has a seed of its own: the same for the same dates.
-    """
-    known = np.isfinite(nodes)
-    centred = market - market.mean()
-    slope = np.array([
-        np.cov(nodes[k, i], market[k])[0, 1] / market[k].var(ddof=1) for i, k in enumerate(known.T)
-    ])  # fmt: skip
-    left = np.nanvar(nodes - centred[:, None] * slope, axis=0)
-    scale = np.maximum(slope**2, 1e-12)
-    equations = np.diag(1 - 2 * share) + np.ones((len(share), 1)) * share**2
-    own = np.linalg.solve(equations, left / scale)
-    variance = float(share**2 @ np.maximum(own, 0.0))
-    noise = np.random.default_rng(len(market)).standard_normal(len(market))
-    return np.sqrt(variance) * noise[:, None] * slope
+    return Series(whole[:, :-1], groups.names), whole[:, -1]
 
 
 def _mean_return(

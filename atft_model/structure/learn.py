@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import numpy as np
 
+from atft_model.structure.common_factor import CommonFactor, find_common_factor, with_factor
 from atft_model.structure.confidence import (
     against_chance,
     against_rescaling,
@@ -17,7 +18,6 @@ from atft_model.structure.density import NORMAL, Fit, GaussianDensity, HeavyTail
 from atft_model.structure.gradient import Proposal, propose
 from atft_model.structure.graph_metrics import cpdag, edge_scores, structural_hamming_distance
 from atft_model.structure.health import Truth, against_truth, threshold_sweep
-from atft_model.structure.hidden_factor import find_hidden_factor
 from atft_model.structure.order_search import LocalScores
 from atft_model.structure.record import Edge, StructureRecord
 from atft_model.structure.series import Series, Table, make_table
@@ -37,6 +37,8 @@ def learn_structure(
     """
     clock = _Clock()
     rng = np.random.default_rng(config.seed)
+    series, taken_out = without_common_factor(series, config)
+    clock.lap("common_factor")
     table = make_table(series, config.lags)
     clock.lap("table")
     proposal = propose(table, config.gradient, config.search, config.seed, truth)
@@ -65,7 +67,9 @@ def learn_structure(
             series, config.lags, decision, config.search, proposal.order, config.seed
         )
     clock.lap("rescaling")
-    factor = find_hidden_factor(table, config.search, decision.order)
+    factor = find_common_factor(
+        series, config.lags, config.search, config.seed, "flag", decision.order
+    )
     clock.lap("hidden_factor")
     fits = _refit(table, decision)
     edges = _edges(series.names, decision, fits, frequency, threshold)
@@ -96,11 +100,36 @@ def learn_structure(
         gradient_threshold=_plain(proposal.threshold) or {},
         chance=asdict(chance) if chance else None,
         rescaling=asdict(rescaling) if rescaling else None,
-        hidden_factor=asdict(factor),
+        hidden_factor=factor.facts(),
+        common_factor=None
+        if taken_out is None
+        else taken_out.facts()
+        | {
+            # From the day on which the record's series begin.
+            "values": [round(value, 6) for value in taken_out.fit.values.tolist()],
+        },
         distinct_optima=decision.distinct_optima,
         truth=None if truth is None else score_against(edges, series.names, proposal, truth),
         seconds=clock.laps,
     )
+
+
+def without_common_factor(
+    series: Series, config: StructureConfig
+) -> tuple[Series, CommonFactor | None]:
+    """The series with the factor that drives most of them as an exogenous one, if there is one.
+
+    Returns:
+        The series, and the factor taken out; as they were and None where none is likely or asked.
+    """
+    if config.common_factor == "flag":
+        return series, None
+    factor = find_common_factor(series, config.lags, config.search, config.seed, "take_out")
+    if not factor.likely:
+        return series, None
+    table = make_table(series, config.lags)
+    rng = np.random.default_rng(config.seed)
+    return with_factor(series, table, factor.fit, rng), factor
 
 
 def score_against(

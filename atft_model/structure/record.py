@@ -5,7 +5,7 @@ The checks in ``checks.py`` read only this record, never a log and never the lea
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ import pyarrow.parquet as pq
 
 from atft_model.data.artifacts import write_text_atomically
 from atft_model.errors import InputError
+
+FORMAT = 2
+"""Of the stored record: raise it when its fields or their meaning change."""
 
 EDGE_SCHEMA = pa.schema(
     [
@@ -67,6 +70,9 @@ class StructureRecord:
     chance: dict[str, Any] | None
     rescaling: dict[str, Any] | None
     hidden_factor: dict[str, Any] | None
+    """Whether a driver of most series is missing, of those not taken out."""
+    common_factor: dict[str, Any] | None
+    """The driver that was estimated and taken out; None where none was."""
     distinct_optima: int
     truth: dict[str, Any] | None = None
     """Scores against a known graph; reported, never used."""
@@ -85,7 +91,7 @@ def write_record(record: StructureRecord, folder: Path) -> None:
     _write_table(edges, folder / "edges.parquet")
     _write_table(pa.Table.from_pylist(list(record.health)), folder / "health.parquet")
     write_text_atomically(folder / "health.json", json.dumps(record.health, indent=1))
-    summary = asdict(record)
+    summary = {"format": FORMAT, **asdict(record)}
     del summary["health"]
     write_text_atomically(folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False))
 
@@ -100,11 +106,14 @@ def read_record(folder: Path) -> StructureRecord:
     if not path.exists():
         raise InputError(f"{folder}: no learned structure here (no summary.json); learn it first")
     values = json.loads(path.read_text())
+    found = values.pop("format", 1)
+    if found != FORMAT:
+        raise InputError(
+            f"{path}: structure format {found}, expected {FORMAT}; learn it again "
+            "(dagster asset materialize --select learned_structure, or "
+            "python -m atft_model structure)"
+        )
     values["health"] = json.loads((folder / "health.json").read_text())
-    known = {f.name for f in fields(StructureRecord)}
-    if set(values) != known:
-        odd = ", ".join(sorted(set(values) ^ known))
-        raise InputError(f"{path}: written by another version (differs in {odd}); learn it again")
     values["edges"] = tuple(Edge(**edge) for edge in values["edges"])
     for name in ("names", "exogenous_names", "order", "health"):
         values[name] = tuple(values[name])

@@ -468,6 +468,22 @@ def all_scores(
             yield scorer, horizon, on_panel(mine.filter(chosen), "score", panel)
 
 
+def graphs_table(
+    results: Iterable[ScorerResult], trained_on: str
+) -> list[tuple[str, float, float, float, float]]:
+    """The same weights with every graph of stocks, at the headline horizon: the graph's name, rank
+    IC and its error, and how far the model in use is ahead, with the error of the difference."""
+    rows = []
+    for result in results:
+        other = re.fullmatch(rf"{MODEL}_(\w+)_graph", result.scorer)
+        if result.horizon != HEADLINE_HORIZON or not (other or result.scorer == MODEL):
+            continue
+        name = other[1] if other else f"{trained_on} (trained on it)"
+        gap = result.figures.get("rank_ic_behind_model", _UNKNOWN)
+        rows.append((name, *result.figures["rank_ic"][:2], *gap[:2]))
+    return rows
+
+
 def headline_result(results: Iterable[ScorerResult]) -> ScorerResult:
     """The model at the headline horizon."""
     return next(r for r in results if r.scorer == MODEL and r.horizon == HEADLINE_HORIZON)
@@ -586,7 +602,9 @@ def write_report(
         [*recorded_checks(context), *(check_row("evaluation", o) for o in outcomes)],
         [*known_limits(done.results, part), "One split, one seed: see walk_forward_evaluation."],
         epochs_table(record), gradients_table(health),
-        structure.report_section(storage, record["graph"]),
+        structure.report_section(
+            storage, record["graph"], graphs_table(done.results, record["graph"])
+        ),
     )  # fmt: skip
     path = storage.reports / f"{record['run_id']}.html"
     importance = importance_of(storage, record["run_id"], record["checkpoint_hash"])

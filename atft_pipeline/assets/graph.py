@@ -74,7 +74,7 @@ def stock_graph(
     if not any(outcome.stops for outcome in outcomes):
         version = write_graph(graph, storage.graph)
         prune(storage.graph, keep=set())
-        _write_others(storage, opened, config, links)
+        _write_others(storage, opened, config, links_to_score(structure, opened.hash))
     metadata = {
         "graph": config.graph,
         "learned_structure": refused or "usable",
@@ -91,6 +91,18 @@ def usable_links(structure: StoredStructure) -> GroupLinks | None:
     if structure.record is None:
         return None
     return links_of(structure.record, dict(structure.group_of))
+
+
+def links_to_score(structure: StoredStructure, panel_hash: str) -> GroupLinks | None:
+    """The links to score the model with as a control: a failed check does not hide what they do.
+
+    Returns:
+        None where no two groups are linked, or where the structure is of another panel.
+    """
+    links = usable_links(structure)
+    if links is None or structure.panel_hash != panel_hash or not links.between.any():
+        return None
+    return links
 
 
 def _write_others(

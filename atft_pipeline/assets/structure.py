@@ -1,7 +1,7 @@
 """The learned structure: which group of stocks drives which, from training dates alone."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,12 @@ CONFIG = {
         int, is_required=False, default_value=StructureConfig.lags,
         description="Days back that a group may act from.",
     ),
+    "common_factor": dg.Field(
+        dg.Enum("CommonFactor", [dg.EnumValue("take_out"), dg.EnumValue("flag")]),
+        is_required=False, default_value="take_out",
+        description="The market that all groups share: estimated with the graph and taken out "
+        "where there is one, or left in with a warning.",
+    ),
     "seed": dg.Field(
         int, is_required=False, default_value=StructureConfig.seed,
         description="Seed of starts, batches, resamples and shuffles.",
@@ -65,11 +71,13 @@ def learned_structure(
     opened = read_panel(panel)
     options = context.op_execution_context.op_config
     config = StructureConfig(
-        lags=options["lags"], seed=options["seed"],
+        lags=options["lags"], seed=options["seed"], common_factor=options["common_factor"],
         **{name: build(cls, options.get(name, {})) for name, cls in PARTS.items()},
     )  # fmt: skip
     try:
-        groups, series = node_series(opened, trading_universe, build_part(GroupConfig, options))
+        groups, series, market = node_series(
+            opened, trading_universe, build_part(GroupConfig, options)
+        )
         context.log.info(f"{len(series.names)} series, {len(series.values)} training days: "
                          f"{', '.join(series.names)}")  # fmt: skip
         record = learn_structure(series, config)
@@ -91,11 +99,12 @@ def learned_structure(
     storage.write_table("structure_groups", groups_table(group_of))
     for outcome in outcomes_of(check_structure(record)):
         yield outcome.result(ASSET)
-    yield dg.Output(version, metadata=_metadata(record, groups, opened))
+    yield dg.Output(version, metadata=_metadata(record, groups, opened, market))
 
 
 def node_series(panel: Panel, universe: pl.DataFrame, config: GroupConfig):
-    """Groups of stocks and their series on the default split's training dates.
+    """Groups of stocks, their series on the default split's training dates, and the average of
+    all stocks on the same days.
 
     Args:
         universe: Its mean turnover on training dates says which members are the biggest.
@@ -107,7 +116,7 @@ def node_series(panel: Panel, universe: pl.DataFrame, config: GroupConfig):
         pl.col("turnover_20d").last()).iter_rows())  # fmt: skip
     size = np.array([turnover.get(code) or 0.0 for code in panel.codes])
     groups = group_stocks(panel, panel.split.train, config, size)
-    return groups, group_series(panel, groups, panel.split.train, config)
+    return groups, *group_series(panel, groups, panel.split.train, config)
 
 
 def groups_table(group_of: Mapping[str, str]) -> pl.DataFrame:
@@ -116,11 +125,14 @@ def groups_table(group_of: Mapping[str, str]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={"code": pl.String, "group": pl.String}, orient="row")
 
 
-def report_section(storage: Storage, graph: str) -> StructureSection | None:
+def report_section(
+    storage: Storage, graph: str, graphs: Sequence[tuple[str, float, float, float, float]]
+) -> StructureSection | None:
     """The learned structure for the report; None where nothing was learned.
 
     Args:
         graph: The kind of graph that the model was trained on.
+        graphs: The model with each graph, as ``StructureSection`` shows it.
     """
     if not (storage.structure / "current.json").exists():
         return None
@@ -129,7 +141,10 @@ def report_section(storage: Storage, graph: str) -> StructureSection | None:
         return None
     refused = stored.refusal(stored.panel_hash)
     if refused:
-        use = f"Not used, the correlation graph stands instead: {refused}."
+        use = (
+            f"Not used, the correlation graph stands instead: {refused}. Links that were found are "
+            "scored below as a control."
+        )
     elif graph in ("learned", "both"):
         use = f"Every check holds; the model was trained on the graph {graph!r}, made of it."
     else:
@@ -141,11 +156,13 @@ def report_section(storage: Storage, graph: str) -> StructureSection | None:
     members = Counter(stored.group_of.values())
     return StructureSection(
         edges_table(stored.record), stored.record.order, pl.DataFrame(list(stored.record.health)),
-        {name: members[name] for name in stored.record.names}, use,
+        {name: members[name] for name in stored.record.names}, use, graphs,
     )  # fmt: skip
 
 
-def _metadata(record: StructureRecord, groups: Groups, panel: Panel) -> dict[str, Any]:
+def _metadata(
+    record: StructureRecord, groups: Groups, panel: Panel, market: np.ndarray
+) -> dict[str, Any]:
     members = np.bincount(groups.of_stock[groups.of_stock >= 0], minlength=len(groups.names))
     rows = [(name, int(members[i]), ", ".join(groups.biggest[i]))
             for i, name in enumerate(groups.names)]  # fmt: skip
@@ -160,6 +177,7 @@ def _metadata(record: StructureRecord, groups: Groups, panel: Panel) -> dict[str
         "panel_hash": panel.hash,
         **row_metadata(edges.height, EDGES),
         "seconds": float(sum(record.seconds.values())),
+        "common_factor": _in_words(record, market),
         "groups": dg.MetadataValue.md(markdown_table(["group", "stocks", "biggest"], rows)),
         "left_out": dg.MetadataValue.md(
             markdown_table(["group", "reason"], groups.left_out.items())
@@ -168,6 +186,20 @@ def _metadata(record: StructureRecord, groups: Groups, panel: Panel) -> dict[str
         "graph": _picture(plot_structure(edges, record.order)),
         "learning": _picture(plot_learning(pl.DataFrame(list(record.health)))),
     }
+
+
+def _in_words(record: StructureRecord, market: np.ndarray) -> str:
+    """What was taken out, and how close it is to the average of all stocks."""
+    factor = record.common_factor
+    if factor is None:
+        return "none taken out"
+    values = np.array(factor["values"])
+    alike = abs(np.corrcoef(values, market[-len(values) :])[0, 1])
+    return (
+        f"taken out: saves {factor['bic_gain']:.0f} of extended BIC, drives "
+        f"{factor['driven_share']:.0%} of the groups, correlation {alike:.3f} with the average of "
+        f"all stocks, {factor['unknown_share']:.0%} of it unknown"
+    )
 
 
 def _picture(figure: Any) -> dg.MarkdownMetadataValue:

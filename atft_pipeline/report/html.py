@@ -140,6 +140,8 @@ class StructureSection:
         health: The gradient stage by epoch.
         members: For each group its number of stocks.
         use: What became of it: in which graph it is, or why in none.
+        graphs: The same model with each graph of stocks: name, rank IC with its standard error, and
+            how far the model in use is ahead, with the error of the difference by date.
     """
 
     edges: pl.DataFrame
@@ -147,6 +149,7 @@ class StructureSection:
     health: pl.DataFrame
     members: dict[str, int]
     use: str
+    graphs: Sequence[tuple[str, float, float, float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -388,6 +391,10 @@ def _structure(section: StructureSection | None) -> dict[str, Any] | None:
         "groups": ", ".join(f"{name} ({count})" for name, count in section.members.items()),
         "rows": rows,
         "more": max(kept.height - WRITTEN_LINKS, 0),
+        "graphs": [
+            (name, _with_error(ic, error, 4), _with_error(gap, gap_error, 4))
+            for name, ic, error, gap, gap_error in section.graphs
+        ],
         "figures": [
             _Figure(
                 "Which group drives which",

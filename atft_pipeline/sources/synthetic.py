@@ -32,6 +32,11 @@ a graph. A signal of close t acts on the returns of days t+2, t+3, ...: all of i
 earned by who enters at close t+1. Prices do not jump on the day of a statement: nothing but the
 drift follows from it.
 
+Sectors move on their own, unless ``sector_links`` plants a tree of links between them, half within
+the day and half on the next, and passes on the given share of what a sector's stocks do together:
+something for the structure learner to find. Stocks' volatility grows with it. Who enters at close
+t+1 earns nothing by them, so the planted return is the same with and without.
+
 What it comes to (300 stocks, 1,200 dates, 5 seeds): the oracle rank IC at 5 days is 0.070, between
 0.067 and 0.072 by seed. A linear model of the features correlates with the planted return by 0.6
 within a date: it can reach 0.6 of that rank IC, of which 0.06 needs the statements.
@@ -145,6 +150,7 @@ class SyntheticConfig:
     sectors: int = 11  # 1 to 11 named sectors; few enough that each holds two or three clusters
     markets: int = 3  # 1 to 3 named market segments, by market value
     signal: float = 1.0  # multiplies the planted drift; 0 plants nothing, at all
+    sector_links: float = 0.0  # share of a sector's move that those it drives receive; 0: no links
     late_listing_share: float = 0.10  # of the stocks; listed after the first date
     delisting_share: float = 0.08  # of the stocks; delisted before the last date
     split_share: float = 0.04  # of the stocks; one split each, factors from SPLIT_FACTORS
@@ -160,6 +166,7 @@ class SyntheticConfig:
             "sectors": (self.sectors, 1, len(SECTORS), f"1 to {len(SECTORS)} sectors"),
             "markets": (self.markets, 1, len(MARKETS), f"1 to {len(MARKETS)} markets"),
             "signal": (self.signal, 0.0, 5.0, "0 (none) to 5 times the default strength"),
+            "sector_links": (self.sector_links, 0.0, 2.0, "0 (none) to 2"),
             "late_listing_share": (self.late_listing_share, 0.0, 0.25, "0 to 0.25"),
             "delisting_share": (self.delisting_share, 0.0, 0.25, "0 to 0.25"),
             "split_share": (self.split_share, 0.0, 0.25, "0 to 0.25"),
@@ -278,6 +285,10 @@ class SyntheticMarket:
         """The true neighbourhoods, code and cluster: an answer key that no vendor table shows."""
         return self._tables.clusters
 
+    def sector_links(self) -> pl.DataFrame:
+        """The planted links between sectors: source, target, lag (days), weight; an answer key."""
+        return self._tables.sector_links
+
     def missing(self) -> dict[str, str]:
         """Nothing: the built-in market has every table."""
         return {}
@@ -297,6 +308,17 @@ class _Tables:
     planted: pl.DataFrame
     defects: pl.DataFrame
     clusters: pl.DataFrame
+    sector_links: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class _SectorLink:
+    """One sector's effect on another after ``lag`` days: the share of its move passed on."""
+
+    source: int
+    target: int
+    lag: int
+    weight: float
 
 
 def trading_calendar(start: dt.date, dates: int) -> list[dt.date]:
@@ -314,8 +336,8 @@ def trading_calendar(start: dt.date, dates: int) -> list[dt.date]:
 def _draw_tables(config: SyntheticConfig) -> _Tables:
     # One stream per purpose: a change in one part leaves the draws of the others alone, and the
     # noise of a market is the same with and without signal.
-    streams = np.random.SeedSequence(config.seed).spawn(8)
-    static, noise, activity, intraday, dirt, company, flow, gaps = (
+    streams = np.random.SeedSequence(config.seed).spawn(9)
+    static, noise, activity, intraday, dirt, company, flow, gaps, tree = (
         np.random.default_rng(seed) for seed in streams
     )
     calendar = trading_calendar(config.start, config.dates)
@@ -324,7 +346,8 @@ def _draw_tables(config: SyntheticConfig) -> _Tables:
     disclosures = draw_disclosures(company, _company(stocks, calendar), _simulated_days(calendar))
 
     traded = _traded_days(stocks, days)
-    base, scale = _draw_base_returns(noise, stocks, days)
+    links = _draw_sector_links(tree, int(stocks.sector.max()) + 1, config.sector_links)
+    base, scale = _draw_base_returns(noise, stocks, days, links)
     volume = _draw_volume(activity, stocks, base / scale, calendar)
     returns, states = _simulate_returns(
         base, volume, traded, stocks, disclosures.surprise, config.signal
@@ -341,6 +364,16 @@ def _draw_tables(config: SyntheticConfig) -> _Tables:
         planted=_planted_frame(states, bars, stocks, calendar, config.signal),
         defects=defects,
         clusters=pl.DataFrame({"code": stocks.codes, "cluster": stocks.cluster}).sort("code"),
+        sector_links=pl.DataFrame(
+            [(SECTORS[link.source], SECTORS[link.target], link.lag, link.weight) for link in links],
+            schema={
+                "source": pl.String,
+                "target": pl.String,
+                "lag": pl.Int32,
+                "weight": pl.Float64,
+            },
+            orient="row",
+        ),
     )
 
 
@@ -463,8 +496,39 @@ def _garch(rng: np.random.Generator, days: int, series: int) -> tuple[Floats, Fl
     return noise, deviation
 
 
+def _draw_sector_links(
+    rng: np.random.Generator, sectors: int, size: float
+) -> tuple[_SectorLink, ...]:
+    """A tree: every sector but the first of a random order has one driver, causes first."""
+    if not size:
+        return ()
+    order = rng.permutation(sectors)
+    return tuple(
+        _SectorLink(
+            int(order[rng.integers(place)]), int(order[place]), place % 2,
+            size * float(rng.choice([-1.0, 1.0])),
+        )
+        for place in range(1, sectors)
+    )  # fmt: skip
+
+
+def _from_drivers(moves: Floats, links: tuple[_SectorLink, ...]) -> Floats:
+    """What each sector receives from those that drive it, [days, sectors].
+
+    Args:
+        moves: Each sector's own. What it received itself is passed on too. On the first days
+            nothing comes from the days before.
+    """
+    received = np.zeros_like(moves)
+    for link in links:
+        driver = moves[:, link.source] + received[:, link.source]
+        driver = np.concatenate([np.zeros(link.lag), driver[: len(driver) - link.lag]])
+        received[:, link.target] += link.weight * driver
+    return received
+
+
 def _draw_base_returns(
-    rng: np.random.Generator, stocks: _Stocks, days: int
+    rng: np.random.Generator, stocks: _Stocks, days: int, links: tuple[_SectorLink, ...] = ()
 ) -> tuple[Floats, Floats]:
     """Returns without market drift and signal, and their standard deviations, [days, stocks]."""
     count = len(stocks.codes)
@@ -481,6 +545,12 @@ def _draw_base_returns(
         + CLUSTER_VOLATILITY * cluster[:, stocks.cluster]
         + level * own
     )
+    if links:
+        together = SECTOR_VOLATILITY * sector + CLUSTER_VOLATILITY * np.column_stack(
+            [cluster[:, stocks.cluster[stocks.sector == s]].mean(axis=1)
+             for s in range(sector.shape[1])]
+        )  # fmt: skip
+        base = base + _from_drivers(together, links)[:, stocks.sector]
     variance = (
         (loading * market_deviation) ** 2
         + (SECTOR_VOLATILITY * sector_deviation[:, stocks.sector]) ** 2

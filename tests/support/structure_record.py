@@ -32,6 +32,6 @@ def sound_record(**values) -> StructureRecord:
         "rescaling": {"identical": True, "differing_edges": 0},
         "hidden_factor": {"likely": False, "bic_gain": -10.0, "driven_share": 0.1,
                           "edges_without": 4, "edges_with": 4},
-        "distinct_optima": 1,
+        "common_factor": None, "distinct_optima": 1,
     }  # fmt: skip
     return StructureRecord(**(made | values))

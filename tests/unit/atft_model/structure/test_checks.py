@@ -1,5 +1,6 @@
 """Every check of a learned structure is seen to pass on a good record and to fail on a fault."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from atft_model.errors import InputError
 from atft_model.structure.checks import CHECKS, check_structure
+from atft_model.structure.common_factor import find_common_factor
 from atft_model.structure.config import (
     PRESETS,
     BootstrapConfig,
@@ -15,10 +17,9 @@ from atft_model.structure.config import (
     StructureConfig,
 )
 from atft_model.structure.health import Truth
-from atft_model.structure.hidden_factor import find_hidden_factor
 from atft_model.structure.learn import learn_structure
 from atft_model.structure.record import Edge, read_record, write_record
-from atft_model.structure.series import Series, make_table
+from atft_model.structure.series import Series
 from atft_model.structure.simulate import er_gaussian, var_with_dag
 
 NAMES = tuple("abcdefgh")
@@ -61,6 +62,19 @@ def test_the_record_survives_the_disk(record, tmp_path):
 
 def test_a_missing_record_is_named(tmp_path):
     with pytest.raises(InputError, match="no learned structure here"):
+        read_record(tmp_path)
+
+
+def test_a_record_of_an_earlier_layout_is_refused_with_the_command_that_learns_again(
+    record, tmp_path
+):
+    write_record(record, tmp_path)
+    path = tmp_path / "summary.json"
+    summary = json.loads(path.read_text())
+    del summary["format"]  # as the first layout had none
+    path.write_text(json.dumps(summary))
+    command = "structure format 1, expected 2.*materialize --select learned_structure"
+    with pytest.raises(InputError, match=command):
         read_record(tmp_path)
 
 
@@ -134,12 +148,11 @@ def test_the_historical_recipe_fails_its_checks():
 def test_a_hidden_market_is_suspected_and_a_given_one_is_not():
     made = var_with_dag(401, 12, 600, edges_per_node=1.0, market=True)
     names = tuple(f"s{i}" for i in range(12))
-    search = SearchConfig()
-    order = tuple(range(12))
-    hidden = make_table(Series(made.values, names), 1)
-    given = make_table(Series(made.values, names, made.market[:, None], ("market",)), 1)
-    assert find_hidden_factor(hidden, search, order).likely
-    assert not find_hidden_factor(given, search, order).likely
+    assert made.market is not None
+    hidden = Series(made.values, names)
+    given = Series(made.values, names, made.market[:, None], ("market",))
+    assert find_common_factor(hidden, 1, SearchConfig(), 1337).likely
+    assert not find_common_factor(given, 1, SearchConfig(), 1337).likely
 
 
 def test_a_likely_hidden_factor_is_a_warning(record):

@@ -8,17 +8,13 @@ import pytest
 from atft_model.data.panel import Panel
 from atft_model.data.toy_panel import make_panel
 from atft_model.errors import InputError
-from atft_model.structure import groups as groups_module
 from atft_model.structure.groups import (
-    MARKET,
     NO_GROUP,
     GroupConfig,
     group_series,
     group_stocks,
     links_of,
-    unknown_part,
 )
-from atft_model.structure.series import Series, make_table
 from tests.support.structure_record import sound_record
 
 CONFIG = GroupConfig(clusters=4, min_members=3)
@@ -81,30 +77,10 @@ def test_a_sector_that_is_too_small_is_left_out_by_name(panel):
     assert (groups.of_stock[:2] == NO_GROUP).all()
 
 
-def test_taking_the_market_out_does_not_tie_groups_that_have_no_ties():
-    """Less an average of all, each is minus the others: a correlation of -1/7 among eight."""
-    rng = np.random.default_rng(2)
-    own = rng.standard_normal((20_000, 8)) * np.linspace(0.7, 1.3, 8)
-    market = 2 * rng.standard_normal((20_000, 1))
-    share = np.full(8, 1 / 8)
-    slope = np.linspace(0.6, 1.4, 8)
-    average = market + own @ share[:, None]
-    returns = own * slope + market * slope
-
-    def ties(values: np.ndarray) -> float:
-        rows = make_table(Series(values, tuple("abcdefgh"), average, (MARKET,)), 0).rows
-        return float(np.corrcoef(rows.T)[np.triu_indices(8, 1)].mean())
-
-    assert ties(returns) == pytest.approx(-1 / 7, abs=0.02)
-    assert ties(returns + unknown_part(returns, average[:, 0], share)) == pytest.approx(0, abs=0.02)
-
-
-def test_series_are_means_of_the_stocks_that_have_a_bar(panel, monkeypatch):
+def test_series_are_means_of_the_stocks_that_have_a_bar(panel):
     groups = grouped(panel)
-    monkeypatch.setattr(groups_module, "unknown_part", lambda nodes, *_: np.zeros_like(nodes))
-    series = group_series(panel, groups, panel.split.train, CONFIG)
-    assert series.exogenous_names == (MARKET,)
-    assert series.exogenous is not None
+    series, market = group_series(panel, groups, panel.split.train, CONFIG)
+    assert series.exogenous is None  # an average of the same stocks would tie the groups
     day = panel.split.train[0] + 50
     returns, known = panel.daily_return[day], panel.observed[day]
     for group in range(3):
@@ -112,7 +88,7 @@ def test_series_are_means_of_the_stocks_that_have_a_bar(panel, monkeypatch):
         assert series.values[50, group] == pytest.approx(returns[mine].astype(float).mean())
     assert groups.in_market.sum() > 80
     everyone = groups.in_market & known
-    assert series.exogenous[50, 0] == pytest.approx(returns[everyone].astype(float).mean())
+    assert market[50] == pytest.approx(returns[everyone].astype(float).mean())
 
 
 @pytest.mark.parametrize("sectors", [True, False])
@@ -126,10 +102,10 @@ def test_no_date_after_training_is_read(panel, without_sectors, sectors):
     other = dataclasses.replace(whole, daily_return=daily, observed=observed)
     first, second = grouped(whole), grouped(other)
     np.testing.assert_array_equal(first.of_stock, second.of_stock)
-    a = group_series(whole, first, whole.split.train, CONFIG)
-    b = group_series(other, second, whole.split.train, CONFIG)
+    a, market = group_series(whole, first, whole.split.train, CONFIG)
+    b, other_market = group_series(other, second, whole.split.train, CONFIG)
     np.testing.assert_array_equal(a.values, b.values)
-    np.testing.assert_array_equal(a.exogenous, b.exogenous)
+    np.testing.assert_array_equal(market, other_market)
 
 
 def test_too_few_stocks_are_refused_in_one_line(panel):

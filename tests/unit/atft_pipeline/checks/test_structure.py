@@ -1,5 +1,7 @@
 """Checks of the learned structure and of the graph that is made of it: each seen to fail."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,8 @@ from atft_model.data.toy_panel import make_panel
 from atft_model.structure.checks import CHECKS, check_structure
 from atft_model.structure.groups import links_of
 from atft_model.structure.record import Edge
+from atft_model.structure.stored import StoredStructure
+from atft_pipeline.assets.graph import links_to_score
 from atft_pipeline.checks.structure import (
     STATES,
     graph_is_as_configured,
@@ -72,6 +76,17 @@ def test_a_graph_in_anothers_place_is_said(wanted, refused, passes):
     assert outcome.passed is passes
     assert not outcome.stops
     assert passes or "the correlation graph is used: is_acyclic" in outcome.figure
+
+
+def test_refused_links_are_scored_as_a_control_but_not_those_of_another_panel():
+    refused = StoredStructure(sound_record(**FAULTS["clip_ratio_falls"]), "", {"A": "banks"}, "p1")
+    assert refused.refusal("p1") is not None
+    assert links_to_score(refused, "p1") is not None
+    assert links_to_score(refused, "p2") is None
+    own_past = tuple(e for e in EDGES if e.source == e.target)
+    alone = replace(refused, record=sound_record(edges=own_past))
+    assert links_to_score(alone, "p1") is None
+    assert links_to_score(replace(refused, record=None, reason="too few days"), "p1") is None
 
 
 def test_only_stocks_of_driven_groups_must_have_neighbours():

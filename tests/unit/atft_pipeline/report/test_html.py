@@ -2,14 +2,25 @@
 
 import datetime
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 
 import numpy as np
 import polars as pl
 import pytest
 
-from atft_pipeline.report.html import CheckRow, ReportData, Verdict, render_report
+from atft_model.evaluation import ScorerResult
+from atft_model.metrics.portfolio import PortfolioReturns
+from atft_pipeline.assets.evaluation import graphs_table
+from atft_pipeline.report.html import (
+    CheckRow,
+    ReportData,
+    StructureSection,
+    Verdict,
+    render_report,
+)
+from atft_pipeline.report.structure import edges_table
+from tests.support.structure_record import sound_record
 
 DAYS = np.busday_offset("2014-01-06", np.arange(90), roll="forward").tolist()
 NAN = float("nan")
@@ -362,3 +373,38 @@ def test_importance_shows_groups_features_and_neighbours():
 def test_an_importance_without_its_columns_is_refused():
     with pytest.raises(ValueError, match="importance lacks neighbour"):
         replace(_data(), importance=_importance().drop("neighbour"))
+
+
+def _graph_result(scorer: str, horizon: int, rank_ic: float, behind: float | None):
+    figures = {"rank_ic": (rank_ic, 0.005, 200)}
+    if behind is not None:
+        figures["rank_ic_behind_model"] = (behind, 0.002, 200)
+    none = np.zeros(0)
+    returns = PortfolioReturns(*[none] * len(fields(PortfolioReturns)))
+    return ScorerResult(scorer, horizon, figures, none, none, none, none, returns)
+
+
+def test_the_structure_section_says_whether_its_graph_helped():
+    rows = graphs_table(
+        [
+            _graph_result("model", 5, 0.031, None), _graph_result("model", 1, 0.9, None),
+            _graph_result("model_learned_graph", 5, 0.024, 0.007),
+            _graph_result("model_random_graph", 5, 0.019, 0.012),
+            _graph_result("ridge", 5, 0.5, -0.4),
+        ],
+        "correlation",
+    )  # fmt: skip
+    assert [row[0] for row in rows] == ["correlation (trained on it)", "learned", "random"]
+    record = sound_record()
+    section = StructureSection(
+        edges_table(record), record.order, pl.DataFrame(list(record.health)),
+        dict.fromkeys(record.names, 9), "Every check holds", rows,
+    )  # fmt: skip
+    page = render_report(replace(_data(), structure=section))
+    assert "Did it help?" in page
+    assert "0.0240 ± 0.0050" in page
+    assert "0.0070 ± 0.0020" in page
+    for name in record.names:  # named nodes in the picture, not only in the table
+        assert f">{name}</text>" in page or f"<!-- {name} -->" in page
+    alone = render_report(replace(_data(), structure=replace(section, graphs=())))
+    assert "Did it help?" not in alone

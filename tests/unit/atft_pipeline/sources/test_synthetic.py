@@ -1,7 +1,7 @@
 """The built-in market: its calendar, events, defects, noise and planted signal are as promised."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import date, timedelta
 
 import numpy as np
@@ -557,6 +557,7 @@ def test_noise_does_not_depend_on_the_signal() -> None:
         ("sectors", 12, "1 to 11 sectors"),
         ("markets", 0, "1 to 3 markets"),
         ("signal", -0.5, "0 (none) to 5 times the default strength"),
+        ("sector_links", 3.0, "0 (none) to 2"),
         ("signal", math.nan, "0 (none) to 5 times the default strength"),
         ("late_listing_share", 0.3, "0 to 0.25"),
         ("delisting_share", -0.1, "0 to 0.25"),
@@ -574,3 +575,41 @@ def test_a_field_out_of_range_is_named_with_what_is_allowed(
     message = str(caught.value)
     assert message == f"synthetic market: {field} = {value}; expected {expected}: change {field}"
     assert "\n" not in message
+
+
+def sector_moves(market: SyntheticMarket) -> tuple[list[str], np.ndarray]:
+    """Each sector's average return, less the average of all sectors, by date."""
+    bars = with_returns(market).join(market.raw_listings().select("code", "sector"), on="code")
+    table = bars.drop_nulls(["sector", "return_1d"]).pivot(
+        on="sector", index="date", values="return_1d", aggregate_function="mean"
+    ).sort("date").drop("date")  # fmt: skip
+    values = table.to_numpy()
+    return table.columns, values - np.nanmean(values, axis=1, keepdims=True)
+
+
+def test_planted_sector_links_show_in_the_returns_and_change_nothing_that_is_planted() -> None:
+    config = SyntheticConfig(seed=3, stocks=220, dates=400, sector_links=0.7)
+    linked, plain = SyntheticMarket(config), SyntheticMarket(replace(config, sector_links=0.0))
+    links = linked.sector_links()
+    assert links.height == len(SECTORS) - 1
+    assert links["lag"].unique().sort().to_list() == [0, 1]
+    assert links["target"].n_unique() == links.height  # a tree: one driver each
+    assert plain.sector_links().height == 0
+
+    def along(market: SyntheticMarket) -> float:
+        """Mean correlation along the links, each in its sign."""
+        names, moves = sector_moves(market)
+        return float(np.mean([
+            np.sign(weight) * np.corrcoef(
+                moves[1 : len(moves) - lag, names.index(source)],
+                moves[1 + lag :, names.index(target)],
+            )[0, 1]
+            for source, target, lag, weight in links.iter_rows()
+        ]))  # fmt: skip
+
+    assert along(linked) > 0.25
+    assert abs(along(plain)) < 0.1
+    # Who enters at close t+1 cannot earn what close t tells of day t+1.
+    assert linked.clusters().equals(plain.clusters())
+    spread = [m.planted_return()["target_5d"].std() for m in (linked, plain)]
+    assert spread[0] == pytest.approx(spread[1], rel=0.05)  # pyright: ignore[reportArgumentType]
