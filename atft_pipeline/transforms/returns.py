@@ -20,11 +20,9 @@ def ratio(numerator: pl.Expr, denominator: pl.Expr, floor: float | pl.Expr = 0.0
     twice, and denominators are window statistics.
     """
     if isinstance(floor, pl.Expr):
-        columns = [numerator, denominator, floor]
-        return pl.map_batches(columns, lambda given: _ratio(*given), return_dtype=pl.Float64)
-    return pl.map_batches(
-        [numerator, denominator], lambda pair: _ratio(*pair, floor), return_dtype=pl.Float64
-    )
+        of_columns = [numerator, denominator, floor]
+        return pl.map_batches(of_columns, lambda c: _ratio(c[0], c[1], c[2]), pl.Float64)
+    return pl.map_batches([numerator, denominator], lambda c: _ratio(c[0], c[1], floor), pl.Float64)
 
 
 def _ratio(numerator: pl.Series, denominator: pl.Series, floor: float | pl.Series) -> pl.Series:
