@@ -23,7 +23,8 @@ def test_readings_are_flushed_by_the_clock(tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
-def test_a_process_that_does_not_lead_writes_nothing(tmp_path):
+def test_a_process_that_does_not_lead_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(health_record, "FLUSH_SECONDS", -1.0)
     record = HealthRecord(tmp_path / "health", "run-1", writes=False)
     record.add(1, 1, "loss", "train", {"total": 0.5})
     record.seal("0" * 16)
