@@ -596,8 +596,8 @@ def test_planted_sector_links_show_in_the_returns_and_change_nothing_that_is_pla
     assert links["target"].n_unique() == links.height  # a tree: one driver each
     assert plain.sector_links().height == 0
 
-    def along(market: SyntheticMarket) -> float:
-        """Mean correlation along the links, each in its sign."""
+    def along(market: SyntheticMarket, days: int) -> float:
+        """Mean correlation along the links of that lag, each in its sign."""
         names, moves = sector_moves(market)
         return float(np.mean([
             np.sign(weight) * np.corrcoef(
@@ -605,10 +605,12 @@ def test_planted_sector_links_show_in_the_returns_and_change_nothing_that_is_pla
                 moves[1 + lag :, names.index(target)],
             )[0, 1]
             for source, target, lag, weight in links.iter_rows()
+            if lag == days
         ]))  # fmt: skip
 
-    assert along(linked) > 0.25
-    assert abs(along(plain)) < 0.1
+    for days in (0, 1):
+        assert along(linked, days) > 0.2
+        assert abs(along(plain, days)) < 0.12
     # Who enters at close t+1 cannot earn what close t tells of day t+1.
     assert linked.clusters().equals(plain.clusters())
     spread = [m.planted_return()["target_5d"].std() for m in (linked, plain)]
