@@ -76,7 +76,7 @@ def test_only_the_headline_horizon_in_the_order_of_dates_is_judged():
     good = realized(swing(0.05, 60))
     other = realized(swing(-0.5, 60)).with_columns(horizon=pl.lit(1, pl.Int32))
     assert realized_rank_ic_as_evaluated(pl.concat([good, other]), GATES).passed
-    turned = realized(swing(0.06, 40) + swing(-0.3, 60))
+    turned = realized(swing(0.06, 60) + swing(-0.3, 40))
     assert not realized_rank_ic_as_evaluated(turned.reverse(), GATES).passed
 
 
