@@ -7,7 +7,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int16
 
 _STEPS = 2**15 - 2
-_MISSING = np.int16(2**15 - 1)
+
+_SAMPLE = 64
+"""Of so many of a date's values the mean size is taken; any size will do that is not far off."""
 
 _SWAPS = 8
 """Passes over neighbours: in a key's group of four or five, values trade places this often."""
@@ -16,7 +18,7 @@ _SWAPS = 8
 def ascending_order(
     values: Float[np.ndarray, "dates stocks"], missing: Bool[np.ndarray, "dates stocks"]
 ) -> tuple[Int[np.ndarray, "dates stocks"], Bool[np.ndarray, " dates"]]:
-    """Positions along the stocks in ascending order of the values, by counting, not by comparing.
+    """Places of every date's values in ascending order, by counting, not by comparing.
 
     One counting sort by keys of 16 bits puts the values in order but for those that share a key,
     of 4,000 stocks about 150, most in pairs. Neighbours that stand the wrong way round then change
@@ -27,45 +29,48 @@ def ascending_order(
         missing: Entries whose value is of no account; they come last, in the order they stood in.
 
     Returns:
-        ``order`` and, per date, whether it has a tie. Tied values stand side by side in any order.
+        ``places`` in the flattened array, so that ``values.take(places)`` is in order, and, per
+        date, whether it has a tie. Tied values stand side by side in any order.
     """
     dates, stocks = values.shape
-    values = np.where(missing, 0.0, values)
-    order = _keys(values, missing).argsort(axis=1, kind="stable")
-    start = np.arange(dates)[:, None] * stocks
-    order += start
-    in_order = values.take(order)
-    known = stocks - np.count_nonzero(missing, axis=1)
-    paired = np.arange(1, stocks + 1) < known[:, None]  # a slot and the one after it
-    disordered = _swap_neighbours(in_order.reshape(-1), order.reshape(-1), paired.reshape(-1))
-    order -= start
+    if not stocks:
+        return np.zeros((dates, 0), dtype=np.int64), np.zeros(dates, dtype=bool)
+    starts = np.arange(dates) * stocks
+    places = _keys(values, missing).argsort(axis=1, kind="stable")
+    places += starts[:, None]
+    in_order = values.take(places)
+    # NaN is neither less than its neighbour nor equal to it.
+    for row, known in zip(in_order, stocks - np.count_nonzero(missing, axis=1), strict=True):
+        row[known:] = np.nan
+    tied, disordered = _swap_neighbours(in_order.reshape(-1), places.reshape(-1), stocks)
     if disordered.size:
         rows = np.unique(disordered // stocks)
         # Stable, and NaN comes last.
-        anew = np.where(missing[rows], np.nan, values[rows]).argsort(axis=1, kind="stable")
-        order[rows] = anew
-        in_order[rows] = np.take_along_axis(values[rows], anew, axis=1)
-    tied = (in_order[:, 1:] == in_order[:, :-1]) & paired[:, :-1]
-    return order, tied.any(axis=1)
+        anew = np.where(missing[rows], np.nan, values[rows])
+        order = anew.argsort(axis=1, kind="stable")
+        places[rows] = order + starts[rows, None]
+        sorted_anew = np.take_along_axis(anew, order, axis=1)
+        tied[rows] = (sorted_anew[:, 1:] == sorted_anew[:, :-1]).any(axis=1)
+    return places, tied
 
 
 def tied_slots(
-    values: Float[np.ndarray, "dates stocks"],
-    order: Int[np.ndarray, "dates stocks"],
+    values: Float[np.ndarray, "all_dates stocks"],
+    places: Int[np.ndarray, "dates stocks"],
     known: Int[np.ndarray, " dates"],
 ) -> tuple[Int[np.ndarray, "dates stocks"], Int[np.ndarray, "dates stocks"]]:
     """First and last slot of the group of equal values that each slot of the order belongs to.
 
     Args:
         values: As they were given to ``ascending_order``.
-        order: What it returned.
+        places: What it returned, of the dates that are asked for.
         known: How many of each date's values are not missing; the slots after them stand alone.
     """
-    in_order = np.take_along_axis(values, order, axis=1)
+    in_order = values.take(places)
     slots = np.arange(values.shape[1])
-    starts = np.ones(values.shape, dtype=bool)
+    starts = np.ones(in_order.shape, dtype=bool)
     starts[:, 1:] = (in_order[:, 1:] != in_order[:, :-1]) | (slots[1:] >= known[:, None])
-    ends = np.ones(values.shape, dtype=bool)
+    ends = np.ones(in_order.shape, dtype=bool)
     ends[:, :-1] = starts[:, 1:]
     first = np.maximum.accumulate(np.where(starts, slots, 0), axis=1)
     from_the_right = np.where(ends, slots, values.shape[1])[:, ::-1]
@@ -77,32 +82,41 @@ def _keys(
 ) -> Int16[np.ndarray, "dates stocks"]:
     """Numbers that do not fall where the values rise: ``x / (m + |x|)`` in 65,533 steps.
 
-    With m the date's mean size, values of any unit and with heavy tails spread over all steps.
-    Where an infinite value leaves no mean, the keys mean nothing.
+    With m the mean size of some of the date's values, values of any unit and with heavy tails
+    spread over all steps. Where an infinite value leaves no mean, the keys mean nothing.
     """
+    some = slice(None, None, max(1, values.shape[1] // _SAMPLE))
     with np.errstate(over="ignore", invalid="ignore"):
+        size = np.sum(np.abs(values[:, some]), axis=1, where=~missing[:, some], keepdims=True)
         single = values.astype(np.float32)
-        size = np.abs(single)
-        size += size.sum(axis=1, keepdims=True) / max(1, size.shape[1]) + np.finfo(np.float32).tiny
-        single /= size
+        divisor = np.abs(single)
+        divisor += (size / _SAMPLE).astype(np.float32) + np.finfo(np.float32).tiny
+        single /= divisor
         single *= np.float32(_STEPS)
         keys = single.astype(np.int16)
-    np.copyto(keys, _MISSING, where=missing)
-    return keys
+    # -2**15 where known and 2**15 - 1 where missing, in steps that are each done 32 at a time.
+    lowest = -missing.astype(np.int16) ^ np.int16(-(2**15))
+    return np.maximum(keys, lowest, out=keys)
 
 
 def _swap_neighbours(
-    values: Float[np.ndarray, " slots"],
-    places: Int[np.ndarray, " slots"],
-    paired: Bool[np.ndarray, " slots"],
-) -> Int[np.ndarray, " left"]:
+    values: Float[np.ndarray, " slots"], places: Int[np.ndarray, " slots"], stocks: int
+) -> tuple[Bool[np.ndarray, " dates"], Int[np.ndarray, " left"]]:
     """Neighbours that stand the wrong way round change places in both arrays, again and again.
 
     Returns:
-        The slots that still hold more than the one after them after ``_SWAPS`` passes.
+        The dates on which equal values were seen side by side, and the slots that still hold more
+        than the one after them after ``_SWAPS`` passes.
     """
-    left = np.flatnonzero((values[1:] < values[:-1]) & paired[:-1])
+    slots = len(values)
+    tied = np.zeros(slots // stocks, dtype=bool)
+    within = np.ones(slots, dtype=bool)  # the slot after it belongs to the same date
+    within[stocks - 1 :: stocks] = False
+    looked_at = np.flatnonzero((values[1:] <= values[:-1]) & within[:-1])
     for _ in range(_SWAPS):
+        wrong = values[looked_at + 1] < values[looked_at]
+        tied[looked_at[~wrong] // stocks] = True
+        left = looked_at[wrong]
         if not left.size:
             break
         # Of pairs that share a value, the first. The next is still wrong after it, and looked at.
@@ -110,6 +124,7 @@ def _swap_neighbours(
         second = first + 1
         for array in (values, places):
             array[first], array[second] = array[second], array[first]
-        near = np.concatenate([first - 1, second])
-        left = np.unique(near[(values[(near + 1) % len(values)] < values[near]) & paired[near]])
-    return left
+        near = np.stack([first - 1, second], axis=1).reshape(-1)
+        near = near[within[near]]
+        looked_at = near[values[near + 1] <= values[near]]
+    return tied, looked_at[values[looked_at + 1] < values[looked_at]]

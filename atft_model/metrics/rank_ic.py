@@ -21,7 +21,7 @@ DECILES = 10
 
 # Whole dates are handled in blocks of about this many cells: small enough for the last cache, and
 # large enough that a step takes longer than handing the interpreter's lock to the other thread.
-_CELLS_PER_BLOCK = 160_000
+_CELLS_PER_BLOCK = 240_000
 # NumPy's sorting and arithmetic leave the interpreter's lock, so that blocks run side by side.
 _THREADS = min(4, os.cpu_count() or 1)
 # The C library keeps freed blocks for itself up to the size of the largest one that it ever gave
@@ -243,26 +243,20 @@ def for_each_block(shape: tuple[int, ...], work: Callable[[slice], None]) -> Non
 
 def _rank_bounds_of_block(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     missing = np.isnan(values)
-    order, tied = ascending_order(values, missing)
-    ranks = _ranks_of_slots(np.broadcast_to(np.arange(values.shape[1]), order.shape), order)
+    places, tied = ascending_order(values, missing)
+    ranks = np.empty(values.shape)
+    ranks.reshape(-1)[places] = np.arange(1.0, values.shape[1] + 1)
     ranks[missing] = np.nan
     if not tied.any():
         return ranks, ranks
     lowest, highest = ranks, ranks.copy()
-    known = values.shape[1] - np.count_nonzero(missing[tied], axis=1)
-    bounds = tied_slots(values[tied], order[tied], known)
-    for result, slots in zip((lowest, highest), bounds, strict=True):
-        result[tied] = np.where(missing[tied], np.nan, _ranks_of_slots(slots, order[tied]))
+    known = values.shape[1] - np.count_nonzero(missing, axis=1)
+    for result, slots in zip(
+        (lowest, highest), tied_slots(values, places[tied], known[tied]), strict=True
+    ):
+        result.reshape(-1)[places[tied]] = slots + 1.0
+        result[missing] = np.nan
     return lowest, highest
-
-
-def _ranks_of_slots(slots: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Rank of each stock, where ``slots`` says for each slot of the order which one counts."""
-    dates, stocks = order.shape
-    ranks = np.empty(order.shape)
-    places = order + np.arange(dates)[:, None] * stocks
-    ranks.ravel()[places.ravel()] = slots.ravel() + 1.0
-    return ranks
 
 
 def _average_ranks_of_block(values: np.ndarray) -> np.ndarray:
@@ -304,22 +298,24 @@ def _rank_correlation(
     count = np.count_nonzero(usable, axis=1)
     dates, stocks = x.shape
     slots = np.arange(stocks)
-    order, tied_x = ascending_order(x, ~usable)
-    y = y.take(order + np.arange(dates)[:, None] * stocks)
-    slot, tied_y = ascending_order(y, slots >= count[:, None])
-    # What is not usable comes last in both orders and keeps its slot: k times k for each.
-    rest = _sum_of_squares(np.full(dates, stocks - 1)) - _sum_of_squares(count - 1)
+    places, tied_x = ascending_order(x, ~usable)
+    in_order = y.take(places)
+    slot, tied_y = ascending_order(in_order, slots >= count[:, None])
     n = np.maximum(count, 2).astype(np.float64)
-    covariance = slot.astype(np.float64) @ slots.astype(np.float64) - rest
-    covariance -= n * ((n - 1) / 2) ** 2
+    # A place is its slot and where its date starts. What is not usable comes last in both orders
+    # and keeps its slot: k times k for each.
+    total = slot.astype(np.float64) @ slots.astype(np.float64)
+    total -= np.arange(dates) * float(stocks) * slots.sum()
+    rest = _sum_of_squares(np.full(dates, stocks - 1)) - _sum_of_squares(count - 1)
+    covariance = total - rest - n * ((n - 1) / 2) ** 2
     result = np.clip(covariance / (n * (n**2 - 1) / 12), -1.0, 1.0)
     tied = tied_x | tied_y
     if tied.any():
-        n, order, slot = count[tied], order[tied], slot[tied]
-        rank_x = np.add(*tied_slots(x[tied], order, n)) / 2
-        rank_y = np.add(*tied_slots(y[tied], slot, n)) / 2
-        rank_x = np.take_along_axis(rank_x, slot, axis=1)
-        result[tied] = _correlation_of_ranks(rank_x, rank_y, slots < n[:, None])
+        n, slot = count[tied], slot[tied]
+        rank_x = np.empty(x.shape)
+        rank_x[tied] = np.add(*tied_slots(x, places[tied], n)) / 2
+        rank_y = np.add(*tied_slots(in_order, slot, n)) / 2
+        result[tied] = _correlation_of_ranks(rank_x.take(slot), rank_y, slots < n[:, None])
     return np.where(count >= max(min_stocks, 2), result, np.nan)
 
 
