@@ -148,6 +148,7 @@ def bench_arguments(bench: argparse.ArgumentParser) -> None:
                           ("batch-windows", 2048), ("run-length", 60)):  # fmt: skip
         bench.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     bench.add_argument("--precision", default="32", choices=("32", "bf16-mixed"))
+    bench.add_argument("--kept-gib", type=float, help="training.kept_gib; more is faster")
     device_argument(bench)
     bench.add_argument("--json", type=Path, help="file for the result")
     bench.add_argument("--before", type=Path, help="an earlier result, shown beside this one")
@@ -298,7 +299,8 @@ def run_bench(options: argparse.Namespace, _: Reporter) -> int:
     settings_given = {
         "model": {"lookback": options.lookback, "hidden_size": options.hidden},
         "training": {"batch_windows": options.batch_windows, "run_length": options.run_length,
-                     "precision": options.precision, "device": options.device},
+                     "precision": options.precision, "device": options.device,
+                     "kept_gib": options.kept_gib},
     }  # fmt: skip
     config = resolve("standard", [("command line", settings_given)])
     from atft_model.bench import BenchSize, measure, read_result, show, write_result

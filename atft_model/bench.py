@@ -111,6 +111,7 @@ def measure(config: RunConfig, size: BenchSize) -> dict[str, Any]:
             "precision": config.training.precision,
             "batch_windows": config.training.batch_windows,
             "run_length": config.training.run_length,
+            "kept_gib": config.training.kept_gib,
         },
         "panel": asdict(size),
         "parameters": parameters,
@@ -133,7 +134,8 @@ def monitor_cost(trainer: Trainer, progress: Progress, rounds: int) -> dict[str,
     processor seconds.
 
     Returns:
-        ``share``: the rounds' median; ``shares`` of each round; ``reading_every`` and ``steps``.
+        ``share``: the rounds' median, None without any; ``shares`` of each round; ``reading_every``
+        and ``steps``.
     """
     observer = trainer.observer
     before = observer.config, observer.hooks.log_lines, observer.cadence
@@ -153,7 +155,7 @@ def monitor_cost(trainer: Trainer, progress: Progress, rounds: int) -> dict[str,
         shares.append(seconds[True] / seconds[False] - 1)
     observer.config, observer.hooks.log_lines, observer.cadence = before
     return {
-        "share": float(np.median(shares)),
+        "share": float(np.median(shares)) if shares else None,
         "shares": shares,
         "reading_every": float(before[2]),
         "steps": float(trainer.steps_per_epoch),
@@ -310,11 +312,12 @@ def show(result: dict[str, Any], before: dict[str, Any] | None = None) -> str:
         f"({met} 2 × panel + 1.5 GiB = {limit / 2**20:,.0f})",
     ]
     monitors, shares = result["monitors"], result["monitors"]["shares"]
-    lines.append(
-        f"{'monitors':<20}{100 * monitors['share']:>10.1f} %   ({100 * min(shares):.1f} to "
-        f"{100 * max(shares):.1f} in {len(shares)} rounds; of a step without any; a reading every "
-        f"{monitors['reading_every']:.0f} of {monitors['steps']:.0f} steps)"
-    )
+    if shares:
+        lines.append(
+            f"{'monitors':<20}{100 * monitors['share']:>10.1f} %   ({100 * min(shares):.1f} to "
+            f"{100 * max(shares):.1f} in {len(shares)} rounds; of a step without any; a reading "
+            f"every {monitors['reading_every']:.0f} of {monitors['steps']:.0f} steps)"
+        )
     lines += _parts_table(result, before)
     return "\n".join(lines)
 

@@ -103,8 +103,8 @@ def check_precision(precision: str, device: torch.device) -> None:
         )
     if precision == "bf16-mixed" and device.type == "cpu" and not cpu_multiplies_bfloat16():
         log.warning(
-            "bf16-mixed on a CPU without AMX is no faster than '32' and less exact; "
-            "set training.precision to '32'"
+            "bf16-mixed on a CPU without AMX or AVX-512 BF16 is no faster than '32' and less "
+            "exact; set training.precision to '32'"
         )
 
 
@@ -340,6 +340,8 @@ def build_trainer(
     model = ATFT(config.model, model_shape(panel))
     initialize(model, config.model)
     model.to(data.device)
+    if training.kept_gib is not None:
+        model.keep_for_backward(int(training.kept_gib * 2**30))
     optimizer = build_optimizer(model, config.optimizer)
     health = HealthRecord(folder / "health", folder.name, writes=group.leads)
     log.info(

@@ -97,8 +97,9 @@ def main() -> None:
     """Warms up once, then times steps."""
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("peer", choices=PEERS)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("peer", choices=PEERS)
+    parser.add_argument("--precision", default="32", choices=("32", "bf16-mixed"))
     parser.add_argument("--lookback", type=int, required=True)
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--heads", type=int, default=4)
@@ -116,7 +117,9 @@ def main() -> None:
     for _ in range(options.steps + 1):
         started = time.perf_counter(), time.process_time()
         optimizer.zero_grad()
-        loss = pinball(forward(x), target)
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.precision != "32"):
+            prediction = forward(x)
+        loss = pinball(prediction.float(), target)
         loss.backward()
         optimizer.step()
         took.append((time.perf_counter() - started[0], time.process_time() - started[1]))

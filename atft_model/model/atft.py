@@ -21,7 +21,7 @@ from atft_model.model.variable_selection import VariableSelection
 
 CPU_CHUNK_WINDOWS = 1024
 """Windows that the temporal encoder takes at a time on a CPU."""
-KEPT_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
+KEPT_BYTES = {"cpu": 1 << 29, "cuda": 16 << 30}
 """Encoder intermediates that wait in memory for the backward pass, by device."""
 ENCODER_TENSORS = 25
 """Intermediates of [windows, lookback, hidden] that the encoder keeps, about."""
@@ -90,6 +90,8 @@ class ATFT(nn.Module):
                     f"model.input_skip {config.input_skip} reads no others; set it to 0"
                 )
             self.input_skip = InputSkip(shape.ranked, config.input_skip, config.input_skip_noise)
+        self.kept_bytes: int | None = None
+        """In place of ``KEPT_BYTES``."""
         self.projected = nn.Identity()
         """Sees ``projected_features`` [windows, days, hidden]; monitors hook here."""
         self.normalized = nn.Identity()
@@ -141,21 +143,21 @@ class ATFT(nn.Module):
         """The temporal encoder over all windows, in chunks of stocks.
 
         A stock's encoding does not depend on other stocks. A chunk's intermediates stay in a CPU's
-        caches; once ``KEPT_BYTES`` of them wait for the backward pass, the rest are computed again.
+        caches; once so many bytes of them wait for the backward pass, the rest are computed again.
         """
+        device = days.device.type
+        room = KEPT_BYTES[device] if self.kept_bytes is None else self.kept_bytes
+        number_bytes = 2 if torch.is_autocast_enabled(device) else 4
         runs, all_days, stocks, size = days.shape
         length = all_days - self.lookback + 1
-        if days.device.type == "cpu":
-            chunk = max(1, CPU_CHUNK_WINDOWS // (runs * length))
-        else:
-            chunk = stocks
-        bytes_each = runs * length * self.lookback * size * 4 * ENCODER_TENSORS
+        chunk = max(1, CPU_CHUNK_WINDOWS // (runs * length)) if device == "cpu" else stocks
+        bytes_each = runs * length * self.lookback * size * number_bytes * ENCODER_TENSORS
         encoded, kept = [], 0
         for first in range(0, stocks, chunk):
             part = slice(first, first + chunk)
             inputs = days[:, :, part], observed[:, :, part], context[:, part]
             kept += bytes_each * min(chunk, stocks - first)
-            if torch.is_grad_enabled() and kept > KEPT_BYTES[days.device.type]:
+            if torch.is_grad_enabled() and kept > room:
                 encoded.append(checkpoint(self.encode_chunk, *inputs, use_reentrant=False))
             else:
                 encoded.append(self.encode_chunk(*inputs))
@@ -176,6 +178,12 @@ class ATFT(nn.Module):
             windows.reshape(-1, *windows.shape[3:]), seen, static, not self.mixes_days
         )
         return encoded.view(*shape, *encoded.shape[1:])
+
+    def keep_for_backward(self, bytes_in_all: int) -> None:
+        """How many bytes of intermediates wait for a backward pass: the encoder's, two thirds, and
+        variable selection's. What exceeds it is computed again."""
+        self.kept_bytes = 2 * bytes_in_all // 3
+        self.variable_selection.networks.kept_bytes = bytes_in_all - self.kept_bytes
 
     def point_score(self, quantiles: Tensor) -> Tensor:
         """The median: what stocks are ranked by."""

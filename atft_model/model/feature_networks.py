@@ -14,7 +14,7 @@ EPS = 1e-5
 BLOCK_ROWS = 256
 BLOCK_FEATURES = 16
 """A block of so many rows and features stays in a core's cache while it is worked on."""
-KEPT_BYTES = 512 * 2**20
+KEPT_BYTES = 256 * 2**20
 """Intermediates that one forward pass keeps for its backward pass; later blocks are recomputed."""
 
 
@@ -42,6 +42,8 @@ class FeatureNetworks(nn.Module):
         self.norm_bias = nn.Parameter(torch.zeros(features, size))
         self.dropped = round(dropout * STEPS)
         self.size = size
+        self.kept_bytes: int | None = None
+        """In place of ``KEPT_BYTES``."""
         # As nn.Linear would initialise each feature's own layers: uniform, 1 / sqrt(fan in).
         for parameter in (self.input_weight, self.input_bias, self.skip_weight):
             nn.init.uniform_(parameter, -1.0, 1.0)
@@ -69,17 +71,22 @@ class FeatureNetworks(nn.Module):
     ) -> Float[Tensor, "rows size"]:
         """The sum over features of ``weights`` times their networks' outputs.
 
-        On a CPU in float32 by ``_Mix``: the same numbers with a fraction of the memory traffic.
+        On a CPU by ``_Mix``: the same numbers with a fraction of the memory traffic. There autocast
+        has no say: bfloat16's conversions cost what its faster products save.
         """
-        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        if x.device.type != "cpu":
             return torch.einsum("fns,nf->ns", self(x), weights)
-        weight, bias = self.merged()
         dropped = self.dropped if self.training else 0
         seed = int(torch.randint(2**62, ())) if dropped else 0
-        return _Mix.apply(
-            _Blocks(dropped, seed), x, weights, self.input_weight, self.input_bias,
-            self.skip_weight, self.skip_bias, weight, bias, self.norm_weight, self.norm_bias,
-        )  # fmt: skip
+        kept_bytes = KEPT_BYTES if self.kept_bytes is None else self.kept_bytes
+        own = self.input_weight.dtype
+        with torch.autocast("cpu", enabled=False):
+            weight, bias = self.merged()
+            return _Mix.apply(
+                _Blocks(dropped, seed, kept_bytes), x.to(own), weights.to(own), self.input_weight,
+                self.input_bias, self.skip_weight, self.skip_bias, weight, bias, self.norm_weight,
+                self.norm_bias,
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,7 @@ class _Blocks:
 
     dropped: int
     seed: int
+    kept_bytes: int
 
     @property
     def scale(self) -> float:
@@ -106,7 +114,7 @@ class _Blocks:
         """Of the shape of ``x``, 1 where kept and 0 where dropped; None when nothing is."""
         if not self.dropped:
             return None
-        return kept_mask(x, self.dropped, torch.Generator().manual_seed(seed))
+        return kept_mask(x, self.dropped, seed)
 
 
 @dataclass(frozen=True)
@@ -143,7 +151,7 @@ class _Mix(torch.autograd.Function):
         x, w, u, b, v, c, weight, bias, gamma, beta = tensors
         mixed = w @ beta
         kept: dict[int, _Kept] = {}
-        room = KEPT_BYTES if any(ctx.needs_input_grad) else 0
+        room = blocks.kept_bytes if any(ctx.needs_input_grad) else 0
         for seed, rows, of in blocks.over(x):
             block = _block(
                 x[rows, of], u[of], b[of], v[of], c[of], weight[of], bias[of], blocks, seed
@@ -204,8 +212,11 @@ def _block(
     value, gate = both.chunk(2, dim=-1)
     gate.sigmoid_()
     out = torch.addcmul(c[:, None], scalar, v[:, None]).addcmul_(value, gate)
-    normed, _, inverse_std = torch.native_layer_norm(out, out.shape[-1:], None, None, EPS)
-    return _Kept(inner, mask, value, gate, both, normed, inverse_std)
+    # In place, in half the time of torch's own layer norm on blocks of this size.
+    out -= out.mean(dim=-1, keepdim=True)
+    variance = torch.linalg.vecdot(out, out).unsqueeze(-1).div_(out.shape[-1])
+    inverse_std = variance.add_(EPS).rsqrt_()
+    return _Kept(inner, mask, value, gate, both, out.mul_(inverse_std), inverse_std)
 
 
 def _through_norm(

@@ -40,6 +40,13 @@ def test_the_table_shows_memory_against_its_limit(result):
     assert "ABOVE 2 × panel + 1.5 GiB" in show(greedy)
 
 
+def test_without_rounds_the_monitors_have_no_line(result):
+    monitors = result["monitors"] | {"share": None, "shares": []}
+    lines = show(result).splitlines()
+    without = show(result | {"monitors": monitors}).splitlines()
+    assert without == [line for line in lines if not line.startswith("monitors")]
+
+
 def test_an_earlier_result_stands_beside_this_one(result, tmp_path):
     slower = copy.deepcopy(result)
     slower["seconds_by_part"]["lstm"] = {

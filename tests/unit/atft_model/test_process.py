@@ -3,6 +3,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from atft_model import process
+
 CHILD = """
 import signal, sys, time
 from atft_model.process import die_with_parent
@@ -28,6 +32,19 @@ def test_a_process_ends_with_its_parent_even_if_no_signal_reaches_it(tmp_path):
     while _running(child):
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("flags", "has"),
+    [("sse2 avx512_bf16 avx", True), ("amx_bf16", True), ("avx512f avx512_bf16x", False)],
+)
+def test_the_processors_flags_say_whether_it_multiplies_bfloat16(flags, has, tmp_path, monkeypatch):
+    facts = tmp_path / "cpuinfo"
+    facts.write_text(f"model name: x\nflags\t: fpu {flags}\n")
+    monkeypatch.setattr(process, "CPU_FACTS", facts)
+    assert process.cpu_multiplies_bfloat16() is has
+    facts.unlink()
+    assert not process.cpu_multiplies_bfloat16()
 
 
 def _running(pid: int) -> bool:

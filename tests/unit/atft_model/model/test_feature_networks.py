@@ -80,8 +80,33 @@ def test_backward_sees_the_dropout_of_forward_whether_kept_or_recomputed(monkeyp
         assert torch.autograd.gradcheck(fixed, (x, weights, *networks.parameters()), fast_mode=True)
 
 
+def test_on_a_cpu_autocast_leaves_the_mix_in_float32(networks):
+    networks.eval()
+    x, weights = torch.randn(ROWS, FEATURES), torch.rand(ROWS, FEATURES, dtype=torch.bfloat16)
+    full = networks.mix(x, weights.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = networks.mix(x, weights)
+    assert torch.equal(mixed, full)
+
+
+def test_a_room_of_its_own_takes_the_place_of_the_default(monkeypatch, networks):
+    """A block that was not kept is computed again, once in each pass."""
+    computed = []
+    block = feature_networks._block
+    monkeypatch.setattr(
+        feature_networks, "_block", lambda *rest: computed.append(1) or block(*rest)
+    )
+    x, weights = torch.randn(ROWS, FEATURES), torch.rand(ROWS, FEATURES)
+    counts = {}
+    for networks.kept_bytes in (0, None, 2**30):
+        computed.clear()
+        networks.mix(x, weights).sum().backward()
+        counts[networks.kept_bytes] = len(computed)
+    assert counts == {0: 2, None: 1, 2**30: 1}
+
+
 def test_dropout_zeroes_its_share_and_changes_with_the_seed(networks):
-    blocks = feature_networks._Blocks(dropped=64, seed=3)
+    blocks = feature_networks._Blocks(dropped=64, seed=3, kept_bytes=0)
     mask = blocks.dropout_mask(torch.empty(8, 100, 64), 3)
     assert mask is not None
     assert set(mask.unique().tolist()) == {0.0, 1.0}

@@ -150,3 +150,11 @@ def test_the_code_that_was_generated_for_a_layer_does_not_stay_in_the_temporary_
         code = Path(function.__code__.co_filename)
         assert code.name.startswith("torch_geometric.nn.conv.gatv2_conv_GATv2Conv_")
         assert not code.exists()
+
+
+def test_on_a_cpu_autocast_leaves_it_in_float32():
+    attention, (x, neighbours, edge_attr) = make(2), market()
+    narrow = x.detach().bfloat16()
+    full = attention(narrow.float(), neighbours, edge_attr)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(attention(narrow, neighbours, edge_attr), full)
