@@ -14,7 +14,7 @@ EPS = 1e-5
 BLOCK_ROWS = 256
 BLOCK_FEATURES = 16
 """A block of so many rows and features stays in a core's cache while it is worked on."""
-KEPT_BYTES = 256 * 2**20
+KEPT_BYTES = 2**30 * 2 // 15
 """Intermediates that one forward pass keeps for its backward pass; later blocks are recomputed."""
 
 
@@ -171,8 +171,9 @@ class _Mix(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, w, u, b, v, c, weight, bias, gamma, beta = ctx.saved_tensors
         gradient = gradient.contiguous()
-        grads = [torch.zeros_like(t) for t in (x, u, b, v, c, weight, bias, gamma)]
-        dx, du, db, dv, dc, dweight, dbias, dgamma = grads
+        grads = [torch.zeros_like(t) for t in (u, b, v, c, weight, bias, gamma)]
+        du, db, dv, dc, dweight, dbias, dgamma = grads
+        dx = torch.zeros_like(x) if ctx.needs_input_grad[1] else None  # only monitors ask for it
         dw = gradient @ beta.t()
         dbeta = w.t() @ gradient
         for seed, rows, of in ctx.blocks.over(x):
@@ -186,15 +187,16 @@ class _Mix(torch.autograd.Function):
             skip = torch.bmm(x1, dout)
             dv[of] += skip[:, 0]
             dc[of] += skip[:, 1]
-            dscalar = torch.bmm(dout, v[of].unsqueeze(-1))
             dpre = _through_gate(
                 kept, dout, weight[of], x1[:, 1:], dweight[of], dbias[of], ctx.blocks.scale
             )
             inner = torch.bmm(x1, dpre)
             du[of] += inner[:, 0]
             db[of] += inner[:, 1]
-            dscalar.baddbmm_(dpre, u[of].unsqueeze(-1))
-            dx[rows, of] += dscalar.squeeze(-1).t()
+            if dx is not None:
+                dscalar = torch.bmm(dpre, u[of].unsqueeze(-1))
+                dscalar.baddbmm_(dout, v[of].unsqueeze(-1))
+                dx[rows, of] += dscalar.squeeze(-1).t()
         return None, dx, dw, du, db, dv, dc, dweight, dbias, dgamma, dbeta
 
 
