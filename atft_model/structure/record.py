@@ -77,6 +77,8 @@ class StructureRecord:
     truth: dict[str, Any] | None = None
     """Scores against a known graph; reported, never used."""
     seconds: dict[str, float] = field(default_factory=dict)
+    processor_seconds: dict[str, float] = field(default_factory=dict)
+    """Of all threads: what a shared machine's other work does not lengthen."""
 
     @property
     def kept_edges(self) -> tuple[Edge, ...]:
