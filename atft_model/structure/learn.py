@@ -109,6 +109,7 @@ def learn_structure(
             "values": [round(value, 6) for value in taken_out.fit.values.tolist()],
         },
         distinct_optima=decision.distinct_optima,
+        expected_distance=decision.expected_distance,
         truth=None if truth is None else score_against(edges, series.names, proposal, truth),
         seconds=clock.laps,
         processor_seconds=clock.processor_laps,
@@ -192,6 +193,7 @@ def _edges(
     threshold: Threshold | None,
 ) -> tuple[Edge, ...]:
     edges = []
+    believed = decision.belief and decision.belief.edge_probability()
     for target, (parents, fit) in enumerate(zip(decision.parents, fits, strict=True)):
         for column, weight in zip(np.flatnonzero(parents), fit.weights, strict=True):
             lag, source = divmod(int(column), len(names))
@@ -204,6 +206,7 @@ def _edges(
                 Edge(
                     names[source], names[target], lag, float(weight), confidence, link,
                     kept=threshold is None or float(confidence or 0.0) > threshold.value,
+                    probability=None if believed is None else float(believed[target, column]),
                 )
             )  # fmt: skip
     return tuple(edges)
