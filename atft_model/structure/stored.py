@@ -16,7 +16,6 @@ from atft_model.data.artifacts import current_version, prune, text_hash, write_t
 from atft_model.structure.checks import check_structure
 from atft_model.structure.record import StructureRecord, read_record, write_record
 
-
 TIMED = ("seconds", "processor_seconds", "health")
 """Fields of a record that differ between two runs that learned the same."""
 
