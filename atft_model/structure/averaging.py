@@ -164,7 +164,10 @@ class Averager:
         """
         graphs, targets = len(changes), self.targets
         base = [self._piece(target, parents) for target, parents in enumerate(state)]
-        own, noise, logs = (np.tile([piece[k] for piece in base], (graphs, 1)) for k in range(3))
+        own, noise, logs = (
+            np.tile(np.array([piece[k] for piece in base], dtype=float), (graphs, 1))
+            for k in range(3)
+        )
         squares = np.tile(np.array([piece[3] for piece in base]), (graphs, 1, 1))
         places = [(i, target) for i, change in enumerate(changes) for target in change]
         pieces = [self._piece(target, change[target]) for change in changes for target in change]

@@ -26,7 +26,8 @@ def few_series(count: int) -> np.ndarray:
     """Correlations of so few rows that no graph is certain."""
     rng = np.random.default_rng(count)
     dag = random_dag(rng, count, 1.0, (0.4, 1.0))
-    return np.corrcoef((rng.standard_normal((int(ROWS), count)) @ np.linalg.inv(np.eye(count) - dag)).T)
+    values = rng.standard_normal((int(ROWS), count)) @ np.linalg.inv(np.eye(count) - dag)
+    return np.asarray(np.corrcoef(values.T))
 
 
 @functools.cache
@@ -87,7 +88,7 @@ def test_probabilities_are_those_of_every_dag_there_is(count, graphs):
     expected = np.exp(logs - special.logsumexp(logs))
     found = {state_of(g): p for g, p in zip(belief.graphs, belief.probabilities, strict=True)}
     np.testing.assert_allclose([found[state_of(g)] for g in dags], expected, rtol=1e-6)
-    edges = sum(p * g for p, g in zip(expected, dags, strict=True))
+    edges = np.array([p * g for p, g in zip(expected, dags, strict=True)]).sum(axis=0)
     np.testing.assert_allclose(belief.edge_probability(), edges, atol=1e-9)
     assert 0.02 < edges.max() < 0.98  # the data leave something open
 
