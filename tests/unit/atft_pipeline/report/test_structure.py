@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 from matplotlib.bezier import BezierSegment
-from matplotlib.patches import ConnectionStyle
+from matplotlib.patches import FancyArrowPatch
 
 from atft_pipeline.report.structure import (
     APART,
@@ -48,6 +48,9 @@ def test_numbers_are_of_the_strongest_links_and_apart_from_each_other():
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_numbers_stand_on_the_arrow_that_matplotlib_draws(share: float):
     start, end = np.array([0.1, 0.9]), np.array([-0.7, 0.2])
-    path = ConnectionStyle.Arc3(rad=0.28).connect(start, end)
-    expected = BezierSegment(path.vertices)(share)
+    arrow = FancyArrowPatch(
+        (start[0], start[1]), (end[0], end[1]), connectionstyle="arc3,rad=0.28", arrowstyle="-",
+        shrinkA=0, shrinkB=0,
+    )  # fmt: skip
+    expected = BezierSegment(arrow.get_path().vertices)(share)
     np.testing.assert_allclose(_on_arrow(start, end, 0.28, share), expected, atol=1e-9)
