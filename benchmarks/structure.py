@@ -202,10 +202,9 @@ def run_case(
     record = learn_structure(as_series(made), config, Truth(made.instant, made.lagged))
     row = score(*graph_of(record, config.lags), made)
     row["seconds"], row["cpu_seconds"] = time.perf_counter() - started, time.process_time() - cpu
-    laps = record.seconds
-    row["learn_seconds"] = sum(
-        laps[part] for part in ("common_factor", "table", "gradient", "decision")
-    )
+    until_decided = ("common_factor", "table", "gradient", "decision")
+    row["learn_seconds"] = sum(record.seconds[part] for part in until_decided)
+    row["learn_cpu_seconds"] = sum(record.processor_seconds[part] for part in until_decided)
     if record.rescaling:
         row["rescaled_same"] = float(record.rescaling["identical"])
     assert record.hidden_factor is not None

@@ -49,6 +49,12 @@ class SearchConfig:
     effect_scale: float = setting(
         2.0, "Width of the prior of an effect in noise units; 0 compares graphs by extended BIC."
     )
+    window: float = setting(
+        16.0,
+        "Without lags: graphs that are less probable than the best by up to this (twice the log "
+        "odds) are averaged over, and the one expected to be least wrong is taken; 0: the best.",
+    )
+    window_graphs: int = setting(200, "Graphs of the window whose neighbours are tried, at most.")
     normality_level: float = setting(
         0.01, "Level at which noise counts as not normal, shared by all series (Bonferroni)."
     )
@@ -111,6 +117,8 @@ def _check(config: StructureConfig) -> None:
         "structure.search.kept_starts": (search.kept_starts, 1),
         "structure.search.extra_penalty": (search.extra_penalty, 0),
         "structure.search.effect_scale": (search.effect_scale, 0),
+        "structure.search.window": (search.window, 0),
+        "structure.search.window_graphs": (search.window_graphs, 1),
         "structure.bootstrap.resamples": (bootstrap.resamples, 0),
         "structure.bootstrap.block_length": (bootstrap.block_length, 1),
         "structure.bootstrap.shuffles": (bootstrap.shuffles, 0),

@@ -29,3 +29,23 @@ def strongest_dag(
             dag[cause, effect] = True
             reach |= np.outer(reach[:, cause], reach[effect])
     return dag
+
+
+class Reach:
+    """Who is whose descendant in a DAG ``graph[cause, effect]``."""
+
+    def __init__(self, graph: Bool[np.ndarray, "series series"]) -> None:
+        self.graph = graph
+        self.descendants = graph.copy()
+        for middle in range(len(graph)):
+            self.descendants |= np.outer(self.descendants[:, middle], self.descendants[middle])
+
+    def closes_cycle(self, cause: int, effect: int) -> bool:
+        """Whether an edge from cause to effect would."""
+        return cause == effect or bool(self.descendants[effect, cause])
+
+    def another_way(self, cause: int, effect: int) -> bool:
+        """Whether a path from cause to effect exists besides the edge itself."""
+        through = self.graph[cause].copy()
+        through[effect] = False
+        return bool((through & self.descendants[:, effect]).any())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from atft_model.structure.averaging import Averager, Belief, least_wrong, state_of
 from atft_model.structure.config import SearchConfig
 from atft_model.structure.density import NORMAL, GaussianDensity, HeavyTailDensity, NoiseShape
 from atft_model.structure.density import noise_shape as shape_of
@@ -28,6 +29,10 @@ class Decision:
     shapes: tuple[NoiseShape, ...]
     distinct_optima: int
     """How many different graphs the starts of the order search ended in."""
+    belief: Belief | None = None
+    """Rows without time: how probable the graphs are that were averaged over."""
+    expected_distance: float | None = None
+    """With a belief: pairs whose link the decided graph is expected to have wrong."""
 
 
 def decide(
@@ -69,10 +74,30 @@ def decide(
         distinct_climbed = {graph.tobytes(): graph for _, graph in climbed}
         climbed = [climber.climb(graph) for graph in distinct_climbed.values()]
     total, parents = max(climbed, key=lambda pair: pair[0])
+    if not table.lags and config.effect_scale and config.window:
+        starts = [graph for _, graph in climbed] + list(distinct.values())
+        return _averaged(climber, rows, starts, shapes, config)
     if table.lags and config.effect_scale:
         learned = learned_lag_prior(climber, parents)
         total, parents = Climber(climber.density, learned).climb(parents)
     return Decision(parents, topological_order(parents), total, shapes, len(distinct))
+
+
+def _averaged(
+    climber: Climber,
+    rows: float,
+    found: list[Graph],
+    shapes: tuple[NoiseShape, ...],
+    config: SearchConfig,
+) -> Decision:
+    """The graph expected to be least wrong, given all in the window around those found."""
+    starts = list(dict.fromkeys(state_of(graph) for graph in found))
+    belief = Averager(climber.density, rows).window(starts, config.window, config.window_graphs)
+    choice = least_wrong(belief)
+    return Decision(
+        choice.parents, topological_order(choice.parents), climber.log_posterior(choice.parents),
+        shapes, len(starts), belief, choice.expected_distance,
+    )  # fmt: skip
 
 
 PRIOR_EDGES = 1.0

@@ -23,6 +23,8 @@ class Fit:
     """Twice the maximized log likelihood, up to a constant of the series."""
     weights: Float[np.ndarray, " parents"]
     """Effects, in standardized units, in the order of the parents."""
+    variances: Float[np.ndarray, " parents"]
+    """Squared standard errors of the effects."""
     noise_variance: float
     """Variance of what the parents leave, in standardized units."""
     log_information: float
@@ -59,14 +61,15 @@ class GaussianDensity:
     def fit(self, target: int, parents: tuple[int, ...]) -> Fit:
         """See ``Density.fit``."""
         if not parents:
-            return Fit(0.0, np.zeros(0), 1.0, 0.0)
+            return Fit(0.0, np.zeros(0), np.zeros(0), 1.0, 0.0)
         index = list(parents)
         gram = self.correlation[np.ix_(index, index)]
         toward = self.correlation[index, target]
         weights = np.linalg.solve(gram, toward)
         left = max(1.0 - float(weights @ toward), FLOOR)
         volume = np.linalg.slogdet(gram)[1] + len(index) * np.log(self.rows / left)
-        return Fit(-self.rows * float(np.log(left)), weights, left, float(volume))
+        variances = np.diagonal(np.linalg.inv(gram)) * left / self.rows
+        return Fit(-self.rows * float(np.log(left)), weights, variances, left, float(volume))
 
     def promising(self, target: int, parents: tuple[int, ...]) -> list[int]:
         """See ``Density.promising``."""
@@ -227,5 +230,7 @@ class HeavyTailDensity:
                 break
             weights, residuals, (likelihood, pull, size) = trial, left, reached
         variance = max(float(counts @ residuals**2 / counts.sum()), FLOOR)
-        information = np.linalg.slogdet(X.T @ (X * size[:, None]) + ridge)[1] if parents else 0.0
-        return Fit(likelihood, weights, variance, float(information)), residuals, pull, size
+        information = X.T @ (X * size[:, None]) + ridge
+        volume = float(np.linalg.slogdet(information)[1]) if parents else 0.0
+        errors = np.diagonal(np.linalg.inv(information))
+        return Fit(likelihood, weights, errors, variance, volume), residuals, pull, size

@@ -109,8 +109,10 @@ def learn_structure(
             "values": [round(value, 6) for value in taken_out.fit.values.tolist()],
         },
         distinct_optima=decision.distinct_optima,
+        expected_distance=decision.expected_distance,
         truth=None if truth is None else score_against(edges, series.names, proposal, truth),
         seconds=clock.laps,
+        processor_seconds=clock.processor_laps,
     )
 
 
@@ -191,6 +193,7 @@ def _edges(
     threshold: Threshold | None,
 ) -> tuple[Edge, ...]:
     edges = []
+    believed = decision.belief and decision.belief.edge_probability()
     for target, (parents, fit) in enumerate(zip(decision.parents, fits, strict=True)):
         for column, weight in zip(np.flatnonzero(parents), fit.weights, strict=True):
             lag, source = divmod(int(column), len(names))
@@ -203,6 +206,7 @@ def _edges(
                 Edge(
                     names[source], names[target], lag, float(weight), confidence, link,
                     kept=threshold is None or float(confidence or 0.0) > threshold.value,
+                    probability=None if believed is None else float(believed[target, column]),
                 )
             )  # fmt: skip
     return tuple(edges)
@@ -218,13 +222,15 @@ def _plain(threshold: Threshold | None) -> dict[str, object] | None:
 
 
 class _Clock:
-    """Seconds since the last lap, by name."""
+    """Seconds since the last lap, by name: on the wall, and of the processor."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
+        self.processor_laps: dict[str, float] = {}
+        self._last = time.perf_counter(), time.process_time()
 
     def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = round(now - self._last, 3)
+        now = time.perf_counter(), time.process_time()
+        self.laps[name] = round(now[0] - self._last[0], 3)
+        self.processor_laps[name] = round(now[1] - self._last[1], 3)
         self._last = now

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from atft_model.structure.dag import Reach
 from atft_model.structure.density import Density, Fit
 from atft_model.structure.order_search import SMALLEST_GAIN
 
@@ -79,15 +80,15 @@ class Climber:
 
     def _changes(self, state: "_State"):
         """Every acyclic single-edge change, as {target: new parents}."""
-        reach = state.descendants()
+        reach = Reach(state.arrows())
         for target, parents in enumerate(state.parents):
             for gone in parents:
                 left = tuple(p for p in parents if p != gone)
                 yield {target: left}
-                if gone < self.density.targets and not state.reaches_another_way(gone, target):
+                if gone < self.density.targets and not reach.another_way(gone, target):
                     yield {target: left, gone: _with(state.parents[gone], target)}
             for new in self.density.promising(target, parents):
-                if new >= self.density.targets or not (reach[target, new] or new == target):
+                if new >= self.density.targets or not reach.closes_cycle(new, target):
                     yield {target: _with(parents, new)}
 
 
@@ -155,23 +156,10 @@ class _State:
             self._set(target, parents)
         self.total = self._total()
 
-    def _arrows(self) -> np.ndarray:
+    def arrows(self) -> Bool[np.ndarray, "targets targets"]:
+        """Today's edges, [cause, effect]."""
         targets = len(self.own)
         arrows = np.zeros((targets, targets), dtype=bool)
         for target, parents in enumerate(self.parents):
             arrows[[p for p in parents if p < targets], target] = True
         return arrows
-
-    def descendants(self) -> np.ndarray:
-        """reach[a, b]: b can be reached from a along today's edges."""
-        reach = self._arrows()
-        for middle in range(len(reach)):
-            reach |= np.outer(reach[:, middle], reach[middle])
-        self._reach, self._edges = reach, self._arrows()
-        return reach
-
-    def reaches_another_way(self, start: int, end: int) -> bool:
-        """Whether a path from start to end exists besides the edge itself."""
-        through = self._edges[start].copy()
-        through[end] = False
-        return bool((through & self._reach[:, end]).any())

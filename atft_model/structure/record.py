@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from atft_model.data.artifacts import write_text_atomically
 from atft_model.errors import InputError
 
-FORMAT = 2
+FORMAT = 3
 """Of the stored record: raise it when its fields or their meaning change."""
 
 EDGE_SCHEMA = pa.schema(
@@ -27,6 +27,7 @@ EDGE_SCHEMA = pa.schema(
         ("confidence", pa.float64()),
         ("link_confidence", pa.float64()),
         ("kept", pa.bool_()),
+        ("probability", pa.float64()),
     ]
 )
 
@@ -46,6 +47,8 @@ class Edge:
     """The same for the link in either direction."""
     kept: bool
     """Whether the confidence is above the chosen threshold: only kept edges are the graph."""
+    probability: float | None = None
+    """Of this arrow, over all graphs that fit nearly as well; None for series in time."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,13 @@ class StructureRecord:
     common_factor: dict[str, Any] | None
     """The driver that was estimated and taken out; None where none was."""
     distinct_optima: int
+    expected_distance: float | None = None
+    """Rows without time: pairs whose link the graph is expected to have wrong."""
     truth: dict[str, Any] | None = None
     """Scores against a known graph; reported, never used."""
     seconds: dict[str, float] = field(default_factory=dict)
+    processor_seconds: dict[str, float] = field(default_factory=dict)
+    """Of all threads: what a shared machine's other work does not lengthen."""
 
     @property
     def kept_edges(self) -> tuple[Edge, ...]:

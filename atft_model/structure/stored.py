@@ -16,6 +16,9 @@ from atft_model.data.artifacts import current_version, prune, text_hash, write_t
 from atft_model.structure.checks import check_structure
 from atft_model.structure.record import StructureRecord, read_record, write_record
 
+TIMED = ("seconds", "processor_seconds", "health")
+"""Fields of a record that differ between two runs that learned the same."""
+
 
 @dataclass(frozen=True)
 class StoredStructure:
@@ -63,7 +66,7 @@ def publish_structure(structure: StoredStructure, root: Path) -> str:
         "panel_hash": structure.panel_hash,
     }
     learned = asdict(structure.record) if structure.record else {}
-    untimed = {key: value for key, value in learned.items() if key not in ("seconds", "health")}
+    untimed = {key: value for key, value in learned.items() if key not in TIMED}
     version = text_hash(json.dumps(facts | untimed, sort_keys=True))
     root.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=root))

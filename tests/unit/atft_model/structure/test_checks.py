@@ -73,7 +73,7 @@ def test_a_record_of_an_earlier_layout_is_refused_with_the_command_that_learns_a
     summary = json.loads(path.read_text())
     del summary["format"]  # as the first layout had none
     path.write_text(json.dumps(summary))
-    command = "structure format 1, expected 2.*materialize --select learned_structure"
+    command = "structure format 1, expected 3.*materialize --select learned_structure"
     with pytest.raises(InputError, match=command):
         read_record(tmp_path)
 

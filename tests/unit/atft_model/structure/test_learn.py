@@ -90,6 +90,17 @@ def test_the_truth_is_reported_and_never_used():
     assert without.truth is None
 
 
+def test_rows_without_time_say_how_probable_each_edge_is():
+    series = named(var_with_dag(16, 6, 300).values)
+    record = learn_structure(series, replace(BARE, lags=0))
+    assert all(edge.probability is not None and 0 < edge.probability <= 1 for edge in record.edges)
+    assert record.expected_distance is not None
+    assert record.expected_distance >= 0
+    in_time = learn_structure(series, BARE)
+    assert all(edge.probability is None for edge in in_time.edges)
+    assert in_time.expected_distance is None
+
+
 def test_unsure_edges_are_not_kept():
     made = var_with_dag(17, 8, 150, edges_per_node=1.0)
     config = replace(BARE, bootstrap=BootstrapConfig(resamples=10, shuffles=0))
