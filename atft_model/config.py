@@ -45,6 +45,10 @@ class ModelConfig:
     input_skip_noise: float = setting(
         0.5, "Noise on the inputs of that path in training, in their own standard deviations."
     )
+    members: int = setting(
+        1, "Short paths and heads side by side on one encoder, each with first weights and a loss "
+        "of its own; the score is the mean of theirs."
+    )  # fmt: skip
     quantiles: tuple[float, ...] = setting(
         (0.05, 0.25, 0.5, 0.75, 0.95),
         "Predicted quantiles, rising, with 0.5 among them: the median is the score.",
@@ -201,8 +205,8 @@ class RunConfig:
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # The built-in market on two CPU cores, in minutes; docs/skill.md says what each setting is for.
     "quick": {
-        "model": {"hidden_size": 16, "lookback": 10, "input_skip": 8},
-        "loss": {"horizon_power": 1.0},
+        "model": {"hidden_size": 16, "lookback": 10, "input_skip": 8, "members": 4},
+        "loss": {"horizon_power": 1.0, "quantile_weight": 0.1},
         "optimizer": {"learning_rate": 1e-3, "short_path_rate": 10.0, "schedule": "cosine",
                       "warmup_steps": 10},
         "training": {"max_epochs": 8, "max_steps_per_epoch": 40, "run_length": 4,
@@ -311,6 +315,7 @@ def check_values(config: RunConfig) -> None:
         "model.lookback": model.lookback,
         "model.lstm_layers": model.lstm_layers,
         "model.graph_layers": model.graph_layers,
+        "model.members": model.members,
         "training.max_epochs": config.training.max_epochs,
         "training.batch_windows": config.training.batch_windows,
         "training.run_length": config.training.run_length,

@@ -94,7 +94,8 @@ def train_planted(job: Job, group: Group) -> list[tuple]:
         trainer = build(*arguments)
         day = int(np.flatnonzero(trainer.train_dates)[30])
         trainer.data.features[day, 7, 2] = math.nan
-        torch.nn.init.zeros_(trainer.model.head.heads[COLLAPSED].linear.weight)
+        for parameter in trainer.model.head.heads[COLLAPSED].parameters():
+            torch.nn.init.zeros_(parameter)
         return trainer
 
     def add_and_say(self, epoch, step, kind, name, metrics) -> None:

@@ -334,3 +334,54 @@ def test_days_after_the_signal_change_nothing(market, model):
         assert torch.equal(
             scores(model, later).nan_to_num(9.0), scores(model, market).nan_to_num(9.0)
         )
+
+
+def alone(model: ATFT, market: Market, member: int) -> ATFT:
+    """The model of one member: its rows of the input skip, its head, and the same encoder."""
+    units, members = CONFIG.input_skip, model.members
+    weights = {}
+    for name, value in model.state_dict().items():
+        if name.startswith("input_skip."):
+            halves = value.view(2, members, units, *value.shape[1:])
+            weights[name] = halves[:, member].flatten(0, 1)
+        elif ".copies." not in name:
+            weights[name] = value
+        elif f".copies.{member}." in name:
+            weights[name.replace(f".copies.{member}.", ".")] = value
+    single = ATFT(CONFIG, model_shape(market.panel)).eval()
+    single.load_state_dict(weights)
+    return single
+
+
+def test_members_are_models_on_one_encoder_and_the_score_is_their_mean(market):
+    model = make(market, dataclasses.replace(CONFIG, members=3, dropout=0.0, input_skip_noise=0.0))
+    batch = market.on_device().batch(np.array(STARTS), LENGTH)
+    expected = torch.stack([alone(model, market, member)(batch) for member in range(3)])
+    assert (expected.std(dim=0) > 1e-3).any()
+    torch.testing.assert_close(model(batch), expected.mean(dim=0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.train()(batch), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_members_without_an_input_skip_differ_by_their_heads(market):
+    model = make(market, dataclasses.replace(CONFIG, members=2, input_skip=0)).train()
+    batch = market.on_device().batch(np.array(STARTS), LENGTH)
+    one, other = model(batch)
+    assert one.shape == model.eval()(batch).shape
+    assert (one - other).abs().max() > 1e-3
+
+
+def test_no_member_moves_another(market):
+    """The gradient of a member's own skip and head is that of its loss alone, over their number."""
+    model = make(market, dataclasses.replace(CONFIG, members=2, dropout=0.0, input_skip_noise=0.0))
+    batch = market.on_device().batch(np.array(STARTS), LENGTH)
+    loss = TrainingLoss(resolve("quick"), torch.device("cpu"), market.panel.horizons)
+    loss(model.train()(batch), batch.target, batch.valid).total.backward()
+    single = alone(model, market, 1)
+    loss(single(batch), batch.target, batch.valid).total.backward()
+    for name, parameter in single.head.named_parameters():
+        part, _, rest = name.partition(".")
+        if part == "heads":
+            place, _, rest = rest.partition(".")
+            part = f"heads.{place}"
+        both = model.head.get_parameter(f"{part}.copies.1.{rest}").grad
+        torch.testing.assert_close(2 * both, parameter.grad, rtol=1e-4, atol=1e-7, msg=name)
