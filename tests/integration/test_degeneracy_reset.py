@@ -93,7 +93,7 @@ def test_one_member_that_collapses_is_seen_behind_the_others(stored_panel, tmp_p
         (PATIENCE, f"horizon_{HORIZON}", "reset"),
         (PATIENCE + 1, f"horizon_{HORIZON}", "recovered"),
     ]
-    assert (member.linear.weight.detach().abs() > 1e-6).all()
+    assert float(member.linear.weight.detach().std()) > 1e-4
 
 
 def test_a_reset_clears_the_optimizer_state_of_that_head_alone(trainer):
