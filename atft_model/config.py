@@ -45,9 +45,9 @@ class ModelConfig:
     input_skip_noise: float = setting(
         0.5, "Noise on the inputs of that path in training, in their own standard deviations."
     )
-    members: int = setting(
-        1, "Short paths and heads side by side on one encoder, each with first weights and a loss "
-        "of its own; the score is the mean of theirs."
+    linear_days: float | None = setting(
+        None, "Horizon at which a ridge regression of the last day's inputs weighs as much in the "
+        "score as the network; at shorter ones it weighs less. null: no linear part."
     )  # fmt: skip
     quantiles: tuple[float, ...] = setting(
         (0.05, 0.25, 0.5, 0.75, 0.95),
@@ -205,8 +205,8 @@ class RunConfig:
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # The built-in market on two CPU cores, in minutes; docs/skill.md says what each setting is for.
     "quick": {
-        "model": {"hidden_size": 16, "lookback": 10, "input_skip": 8, "members": 4},
-        "loss": {"horizon_power": 1.0, "quantile_weight": 0.1},
+        "model": {"hidden_size": 16, "lookback": 10, "input_skip": 8, "linear_days": 40.0},
+        "loss": {"horizon_power": 1.0},
         "optimizer": {"learning_rate": 1e-3, "short_path_rate": 10.0, "schedule": "cosine",
                       "warmup_steps": 10},
         "training": {"max_epochs": 8, "max_steps_per_epoch": 40, "run_length": 4,
@@ -315,7 +315,6 @@ def check_values(config: RunConfig) -> None:
         "model.lookback": model.lookback,
         "model.lstm_layers": model.lstm_layers,
         "model.graph_layers": model.graph_layers,
-        "model.members": model.members,
         "training.max_epochs": config.training.max_epochs,
         "training.batch_windows": config.training.batch_windows,
         "training.run_length": config.training.run_length,
@@ -338,6 +337,7 @@ def check_values(config: RunConfig) -> None:
         "guard.reset_scale": config.guard.reset_scale,
         "monitor.stall_seconds": config.monitor.stall_seconds,
         "model.init_gain": model.init_gain,
+        "model.linear_days": model.linear_days,
         "optimizer.clip_first_norm": config.optimizer.clip_first_norm,
         "optimizer.clip_first_epoch_norm": config.optimizer.clip_first_epoch_norm,
         "optimizer.clip_stable_norm": config.optimizer.clip_stable_norm,

@@ -41,7 +41,7 @@ class TrainingLoss:
 
     def __call__(
         self,
-        quantiles: Float[Tensor, "*members runs length stocks horizons quantiles"],
+        quantiles: Float[Tensor, "runs length stocks horizons quantiles"],
         target: Float[Tensor, "runs length stocks horizons"],
         valid: Bool[Tensor, "runs length stocks horizons"],
         whole: BatchCounts | None = None,
@@ -49,17 +49,9 @@ class TrainingLoss:
         """Loss of one batch, computed in float32 whatever the model's precision.
 
         Args:
-            quantiles: Where a first axis counts members, the loss is the mean of theirs: each
-                learns by itself, as if the others were not there.
             whole: Counts of the step's whole batch, where this one is a part of it: the parts'
                 terms then add up to those of the whole.
         """
-        if quantiles.dim() > target.dim() + 1:
-            each = [self(one, target, valid, whole) for one in quantiles]
-            names = [field.name for field in fields(LossTerms)]
-            return LossTerms(
-                *(torch.stack([getattr(one, name) for one in each]).mean(dim=0) for name in names)
-            )
         quantiles = quantiles.float().flatten(0, 1)
         target, valid = target.flatten(0, 1), valid.flatten(0, 1)
         score = quantiles[..., self.median]

@@ -16,6 +16,7 @@ from atft_model.model.gated_residual import GatedSkip
 from atft_model.model.graph_attention import GraphAttention
 from atft_model.model.head import PredictionHead
 from atft_model.model.input_skip import InputSkip
+from atft_model.model.linear_part import LinearPart
 from atft_model.model.temporal import TemporalEncoder
 from atft_model.model.variable_selection import VariableSelection
 
@@ -50,6 +51,8 @@ class ModelShape:
     markets: int
     ranked: tuple[int, ...] = ()
     """Columns that are normalized across the stocks of a date; what the input skip reads."""
+    days: tuple[int, ...] = ()
+    """Days of each horizon; what a linear part weighs by."""
 
 
 class ATFT(nn.Module):
@@ -58,10 +61,8 @@ class ATFT(nn.Module):
     Variable selection → input projection → temporal encoder → graph attention over the date's
     stocks → concatenation → backbone projection → adaptive normalization → gated residual →
     prediction head on the last day. With ``input_skip`` the head also reads a short path from the
-    last day's inputs. One forward path serves training, validation and prediction.
-
-    With ``members`` there are several skips and heads on one encoder (Lee et al. 2015): each is
-    trained by a loss of its own, and the mean of their quantiles is what the model says.
+    last day's inputs. One forward path serves training, validation and prediction; behind it, and
+    out of training, ``linear_part`` moves the quantiles.
     """
 
     def __init__(self, config: ModelConfig, shape: ModelShape) -> None:
@@ -83,9 +84,8 @@ class ATFT(nn.Module):
         self.mixes_days = config.adaptive_norm in MIXES_DAYS
         self.gated_residual = GatedSkip(size, dropout)
         self.head = PredictionHead(
-            size, shape.horizons, config.quantiles, dropout, 2 * config.input_skip, config.members
+            size, shape.horizons, config.quantiles, dropout, 2 * config.input_skip
         )
-        self.members = config.members
         self.input_skip = None
         if config.input_skip:
             if not shape.ranked:
@@ -93,20 +93,20 @@ class ATFT(nn.Module):
                     f"panel: no feature is normalized across the stocks of a date, and "
                     f"model.input_skip {config.input_skip} reads no others; set it to 0"
                 )
-            self.input_skip = InputSkip(
-                shape.ranked, config.members * config.input_skip, config.input_skip_noise
-            )
+            self.input_skip = InputSkip(shape.ranked, config.input_skip, config.input_skip_noise)
+        self.linear_part = None
+        if config.linear_days is not None:
+            self.linear_part = LinearPart(shape.features, shape.days, config.linear_days)
         self.projected = nn.Identity()
         """Sees ``projected_features`` [windows, days, hidden]; monitors hook here."""
         self.normalized = nn.Identity()
         """Sees ``normalized_features`` [windows, days, hidden]; monitors hook here."""
 
-    def forward(
-        self, batch: WindowBatch
-    ) -> Float[Tensor, "*members runs length stocks horizons quantiles"]:
+    def forward(self, batch: WindowBatch) -> Float[Tensor, "runs length stocks horizons quantiles"]:
         """Quantiles of the scaled, demeaned forward return of each window.
 
-        In training those of each member, where there are several: the loss is theirs.
+        In training without the linear part: it fits the training dates better than any others, so
+        beside it the network would learn too little.
 
         Windows that are not ``scorable`` get numbers too; nobody reads them, and no scorable
         window depends on them. The head reads the last day. What stands between the attention and
@@ -124,29 +124,14 @@ class ATFT(nn.Module):
         state = self.gated_residual(normalized[:, -1], projected[:, -1])
         if self.input_skip is not None:
             today = batch.features[:, self.lookback - 1 :].flatten(0, 1)
-            skip = self.input_skip(today, batch.neighbours.flatten(0, 1)).flatten(0, 1)
-            state = self.beside(state, skip)
-        elif self.members > 1:
-            state = state[:, None].expand(-1, self.members, -1)
+            skip = self.input_skip(today, batch.neighbours.flatten(0, 1))
+            state = torch.cat([state, skip.flatten(0, 1)], dim=-1)
         quantiles = self.head(state)
-        if self.members == 1:
-            return quantiles.view(runs, length, stocks, *quantiles.shape[1:])
-        if not self.training:
-            quantiles = quantiles.mean(dim=1)
-            return quantiles.view(runs, length, stocks, *quantiles.shape[1:])
-        quantiles = quantiles.transpose(0, 1)
-        return quantiles.reshape(self.members, runs, length, stocks, *quantiles.shape[2:])
-
-    def beside(self, state: Tensor, skip: Tensor) -> Tensor:
-        """[windows, (members,) size]: the encoder's state and, of each member, its units.
-
-        Of the skip's numbers the first half are own units and the second the neighbours' mean ones,
-        member by member.
-        """
-        if self.members == 1:
-            return torch.cat([state, skip], dim=-1)
-        units = skip.view(len(skip), 2, self.members, -1).transpose(1, 2).flatten(2)
-        return torch.cat([state[:, None].expand(-1, self.members, -1), units], dim=-1)
+        quantiles = quantiles.view(runs, length, stocks, *quantiles.shape[1:])
+        if self.linear_part is None or self.training:
+            return quantiles
+        today = batch.features[:, self.lookback - 1 :]
+        return self.linear_part(quantiles, today, batch.scorable, self.median)
 
     def embed_days(self, batch: WindowBatch) -> Float[Tensor, "runs days stocks size"]:
         """Each (date, stock) once, for all windows that contain it; a missing day is learned."""
@@ -207,7 +192,7 @@ class ATFT(nn.Module):
         return encoded.view(*shape, *encoded.shape[1:])
 
     def point_score(self, quantiles: Tensor) -> Tensor:
-        """The median: what stocks are ranked by; in training of each member, where several."""
+        """The median: what stocks are ranked by."""
         return quantiles[..., self.median]
 
     def monitor_groups(self) -> dict[str, dict[str, nn.Parameter]]:

@@ -1,7 +1,5 @@
 """The prediction head: a shared part and one head per horizon, whose quantiles cannot cross."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -27,40 +25,19 @@ class QuantileHead(nn.Module):
         return torch.cat([median - below, median, median + above], dim=-1)
 
 
-class SideBySide(nn.Module):
-    """Copies of a module with weights of their own, each for its own row of the input."""
-
-    def __init__(self, make: Callable[[], nn.Module], members: int) -> None:
-        super().__init__()
-        self.copies = nn.ModuleList(make() for _ in range(members))
-
-    def forward(self, x: Float[Tensor, "*batch members input"]) -> Tensor:
-        """[*batch, members, ...]: of each member what its copy makes of its row."""
-        rows = zip(self.copies, x.unbind(-2), strict=True)
-        return torch.stack([copy(row) for copy, row in rows], dim=-2)
-
-
 class PredictionHead(nn.Module):
     """Shared gated residual network, then a quantile head per horizon.
 
-    ``skip_size`` numbers of an input skip stand beside the ``size`` of the encoder's state. With
-    more than one of ``members`` the last axis but one of input and shared part counts them, and
-    each has weights of its own.
+    ``skip_size`` numbers of an input skip stand beside the ``size`` of the encoder's state.
     """
 
     def __init__(
         self, size: int, horizons: int, quantiles: tuple[float, ...], dropout: float,
-        skip_size: int = 0, members: int = 1,
+        skip_size: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
-
-        def each(make: Callable[[], nn.Module]) -> nn.Module:
-            return SideBySide(make, members) if members > 1 else make()
-
-        self.shared = each(lambda: GatedResidualNetwork(size + skip_size, size, dropout))
-        self.heads = nn.ModuleList(
-            each(lambda: QuantileHead(size, quantiles)) for _ in range(horizons)
-        )
+        self.shared = GatedResidualNetwork(size + skip_size, size, dropout)
+        self.heads = nn.ModuleList(QuantileHead(size, quantiles) for _ in range(horizons))
 
     def forward(
         self, x: Float[Tensor, "*batch input"]

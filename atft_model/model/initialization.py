@@ -1,7 +1,5 @@
 """First weights: torch's own, or the conservative ones of the ``stable`` preset."""
 
-import re
-
 from torch import nn
 
 from atft_model.config import ModelConfig
@@ -26,7 +24,7 @@ def initialize(model: ATFT, config: ModelConfig) -> None:
         if (
             isinstance(module, nn.Linear)
             and config.init_gain is not None
-            and not has_no_skip(name)
+            and not name.startswith(WITHOUT_SKIP)
         ):
             nn.init.xavier_uniform_(module.weight, gain=config.init_gain)
             if module.bias is not None:
@@ -36,8 +34,3 @@ def initialize(model: ATFT, config: ModelConfig) -> None:
                 if part.startswith("weight_hh"):
                     for gate in weight.detach().chunk(4):
                         nn.init.orthogonal_(gate)
-
-
-def has_no_skip(name: str) -> bool:
-    """Whether a module stands without a skip beside it; copies of one do as the one would."""
-    return re.sub(r"\.copies\.\d+", "", name).startswith(WITHOUT_SKIP)

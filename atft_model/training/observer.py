@@ -372,14 +372,9 @@ def step_figures(
 def spread(value: Tensor, valid: Tensor, dates: Sequence[int]) -> Tensor:
     """Sum over a part's dates of the std within the date, over the whole batch's ``dates``.
 
-    Where a first axis of ``value`` counts members, the smallest of theirs.
-
     Returns:
         [horizons]; NaN where no date of the whole batch has two valid stocks.
     """
-    if value.dim() > valid.dim():
-        # The mean score would stay apart when one member's has become the same for all stocks.
-        return torch.stack([spread(one, valid, dates) for one in value]).amin(dim=0)
     std = masked_variance(value.flatten(0, 1), valid.flatten(0, 1)).sqrt().squeeze(1)
     counted = valid.flatten(0, 1).sum(dim=1) >= 2
     total = (std * counted).sum(dim=0)

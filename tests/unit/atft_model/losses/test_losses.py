@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from statistics import fmean
 
 import pytest
 import torch
@@ -220,12 +219,3 @@ def test_the_floor_is_the_guards():
     flat = torch.ones_like(quantiles)
     terms = TrainingLoss(config, torch.device("cpu"), DAYS)(flat, *masked(target))
     assert float(terms.variance) == pytest.approx(-math.log(0.1**2), rel=1e-5)
-
-
-def test_the_loss_of_members_is_the_mean_of_theirs():
-    each, (_, target) = [batch(seed)[0].detach() for seed in (0, 1, 2)], batch()
-    loss, known = TrainingLoss(CONFIG, torch.device("cpu"), DAYS), masked(target)
-    found = loss(torch.stack(each), *known)
-    for field in dataclasses.fields(found):
-        theirs = [float(getattr(loss(one, *known), field.name)) for one in each]
-        assert float(getattr(found, field.name)) == pytest.approx(fmean(theirs), rel=1e-5)

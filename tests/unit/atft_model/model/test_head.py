@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from atft_model.config import ModelConfig
-from atft_model.model.head import PredictionHead, SideBySide
+from atft_model.model.head import PredictionHead
 from tests.references import atft as plain
 from tests.references.agreement import assert_agree
 
@@ -59,13 +59,3 @@ def test_horizons_have_heads_of_their_own():
         for one in head.heads
     ]
     assert moved == [False, True, False, False]
-
-
-def test_members_read_their_own_row_with_weights_of_their_own():
-    torch.manual_seed(0)
-    each = SideBySide(lambda: torch.nn.Linear(SIZE, 2), 3)
-    x = torch.randn(5, 3, SIZE)
-    expected = [x[:, i].double() @ copy.weight.double().T + copy.bias.double()
-                for i, copy in enumerate(each.copies)]  # fmt: skip
-    torch.testing.assert_close(each(x).double(), torch.stack(expected, dim=1))
-    assert not torch.equal(each.copies[0].weight, each.copies[1].weight)

@@ -6,7 +6,7 @@ import torch
 from atft_model.config import ModelConfig, MonitorConfig
 from atft_model.model.atft import ATFT, ModelShape
 from atft_model.training.health_record import HealthRecord
-from atft_model.training.observer import READINGS_PER_EPOCH, Observer, spread
+from atft_model.training.observer import READINGS_PER_EPOCH, Observer
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +40,3 @@ def test_every_epoch_of_any_length_has_twenty_readings_or_one_per_step(model, tm
             first = epoch * steps + 1
             readings = sum(watch.due(step) for step in range(first, first + steps))
             assert readings >= min(steps, READINGS_PER_EPOCH), (steps, epoch)
-
-
-def test_the_spread_of_members_is_the_smallest_of_theirs():
-    torch.manual_seed(0)
-    members, valid = torch.randn(3, 2, 2, 9, 4), torch.ones(2, 2, 9, 4, dtype=torch.bool)
-    members[1, ..., 2] = 7.0
-    found = spread(members, valid, (4, 4, 4, 4))
-    for horizon, value in enumerate(found.tolist()):
-        theirs = members[..., horizon].std(dim=-1, correction=0).mean(dim=(1, 2))
-        assert value == pytest.approx(float(theirs.min()), abs=1e-6)
-    assert found[2] == 0
-    assert spread(members.mean(dim=0), valid, (4, 4, 4, 4)).min() > 0.1
