@@ -4,6 +4,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+ROUNDING = 1e-5
+"""Of its mean, the spread of a linear score below which it is rounding and not worth a move."""
+
 
 class LinearPart(nn.Module):
     """Moves a network's quantiles by a linear score, more for long horizons than for short ones.
@@ -40,7 +43,8 @@ class LinearPart(nn.Module):
         network = quantiles[..., median]
         linear_mean, linear_std = moments(linear, counted)
         _, network_std = moments(network.float(), counted)
-        standard = (linear - linear_mean) / linear_std.clamp(min=torch.finfo(torch.float32).tiny)
+        least = ROUNDING * linear_mean.abs() + torch.finfo(torch.float32).tiny
+        standard = (linear - linear_mean) / (linear_std + least)
         return quantiles + (self.share * network_std * standard)[..., None].to(quantiles.dtype)
 
 
