@@ -56,7 +56,16 @@ def shuffled_within_date(
 
 
 def ridge(panel: Panel, horizon: int) -> Float[np.ndarray, "dates stocks"]:
-    """Linear regression of the demeaned forward return on the panel's features, L2-penalised.
+    """Linear regression of the demeaned forward return on the panel's features, L2-penalised."""
+    statistics, weights = fit_statistics(panel, panel.split.train), ridge_weights(panel, horizon)
+    score = np.stack(
+        [day_features(panel, statistics, day) @ weights for day in range(len(panel.dates))]
+    )
+    return np.where(panel.observed, score, np.nan)
+
+
+def ridge_weights(panel: Panel, horizon: int) -> Float[np.ndarray, " features"]:
+    """Coefficients of ``ridge``, one for each normalized feature.
 
     Fitted on tradable rows of the training dates; the penalty with the best rank IC on validation
     dates is kept. Unknown features count as their mean, as they do for the model.
@@ -82,10 +91,7 @@ def ridge(panel: Panel, horizon: int) -> Float[np.ndarray, "dates stocks"]:
         found = validation_rank_ic(panel, index, lambda x, w=weights: x @ w, statistics)
         if found > best_ic:
             best, best_ic = weights, found
-    score = np.stack(
-        [day_features(panel, statistics, day) @ best for day in range(len(panel.dates))]
-    )
-    return np.where(panel.observed, score, np.nan)
+    return best
 
 
 def baseline_scores(

@@ -45,6 +45,10 @@ class ModelConfig:
     input_skip_noise: float = setting(
         0.5, "Noise on the inputs of that path in training, in their own standard deviations."
     )
+    linear_days: float | None = setting(
+        None, "Horizon at which a ridge regression of the last day's inputs weighs as much in the "
+        "score as the network; at shorter ones it weighs less. null: no linear part."
+    )  # fmt: skip
     quantiles: tuple[float, ...] = setting(
         (0.05, 0.25, 0.5, 0.75, 0.95),
         "Predicted quantiles, rising, with 0.5 among them: the median is the score.",
@@ -205,7 +209,7 @@ class RunConfig:
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # The built-in market on two CPU cores, in minutes; docs/skill.md says what each setting is for.
     "quick": {
-        "model": {"hidden_size": 16, "lookback": 10, "input_skip": 8},
+        "model": {"hidden_size": 16, "lookback": 10, "input_skip": 8, "linear_days": 40.0},
         "loss": {"horizon_power": 1.0},
         "optimizer": {"learning_rate": 1e-3, "short_path_rate": 10.0, "schedule": "cosine",
                       "warmup_steps": 10},
@@ -338,6 +342,7 @@ def check_values(config: RunConfig) -> None:
         "guard.reset_scale": config.guard.reset_scale,
         "monitor.stall_seconds": config.monitor.stall_seconds,
         "model.init_gain": model.init_gain,
+        "model.linear_days": model.linear_days,
         "optimizer.clip_first_norm": config.optimizer.clip_first_norm,
         "optimizer.clip_first_epoch_norm": config.optimizer.clip_first_epoch_norm,
         "optimizer.clip_stable_norm": config.optimizer.clip_stable_norm,

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from atft_model.baselines import ridge_weights
 from atft_model.config import RunConfig, from_dict, to_dict
 from atft_model.data.artifacts import write_text_atomically
 from atft_model.data.batches import (
@@ -113,6 +114,7 @@ def model_shape(panel: Panel) -> ModelShape:
     return ModelShape(
         len(panel.feature_names), len(panel.horizons), len(panel.sectors), len(panel.markets),
         tuple(i for i, kind in enumerate(panel.normalizers) if kind == "cross_section"),
+        panel.horizons,
     )  # fmt: skip
 
 
@@ -339,6 +341,9 @@ def build_trainer(
     steps = min(steps, training.max_steps_per_epoch or steps)
     model = ATFT(config.model, model_shape(panel))
     initialize(model, config.model)
+    if model.linear_part is not None:
+        fitted = np.stack([ridge_weights(panel, horizon) for horizon in panel.horizons], axis=1)
+        model.linear_part.weights.copy_(torch.from_numpy(fitted))
     model.to(data.device)
     if training.kept_gib is not None:
         model.keep_for_backward(int(training.kept_gib * 2**30))

@@ -16,6 +16,7 @@ from atft_model.model.gated_residual import GatedSkip
 from atft_model.model.graph_attention import GraphAttention
 from atft_model.model.head import PredictionHead
 from atft_model.model.input_skip import InputSkip
+from atft_model.model.linear_part import LinearPart
 from atft_model.model.temporal import TemporalEncoder
 from atft_model.model.variable_selection import VariableSelection
 
@@ -50,6 +51,8 @@ class ModelShape:
     markets: int
     ranked: tuple[int, ...] = ()
     """Columns that are normalized across the stocks of a date; what the input skip reads."""
+    days: tuple[int, ...] = ()
+    """Days of each horizon; what a linear part weighs by."""
 
 
 class ATFT(nn.Module):
@@ -58,7 +61,8 @@ class ATFT(nn.Module):
     Variable selection → input projection → temporal encoder → graph attention over the date's
     stocks → concatenation → backbone projection → adaptive normalization → gated residual →
     prediction head on the last day. With ``input_skip`` the head also reads a short path from the
-    last day's inputs. One forward path serves training, validation and prediction.
+    last day's inputs. One forward path serves training, validation and prediction; behind it, and
+    out of training, ``linear_part`` moves the quantiles.
     """
 
     def __init__(self, config: ModelConfig, shape: ModelShape) -> None:
@@ -92,6 +96,9 @@ class ATFT(nn.Module):
             self.input_skip = InputSkip(shape.ranked, config.input_skip, config.input_skip_noise)
         self.kept_bytes: int | None = None
         """In place of ``KEPT_BYTES``."""
+        self.linear_part = None
+        if config.linear_days is not None:
+            self.linear_part = LinearPart(shape.features, shape.days, config.linear_days)
         self.projected = nn.Identity()
         """Sees ``projected_features`` [windows, days, hidden]; monitors hook here."""
         self.normalized = nn.Identity()
@@ -99,6 +106,9 @@ class ATFT(nn.Module):
 
     def forward(self, batch: WindowBatch) -> Float[Tensor, "runs length stocks horizons quantiles"]:
         """Quantiles of the scaled, demeaned forward return of each window.
+
+        In training without the linear part: it fits the training dates better than any others, so
+        beside it the network would learn too little.
 
         Windows that are not ``scorable`` get numbers too; nobody reads them, and no scorable
         window depends on them. The head reads the last day. What stands between the attention and
@@ -119,7 +129,11 @@ class ATFT(nn.Module):
             skip = self.input_skip(today, batch.neighbours.flatten(0, 1))
             state = torch.cat([state, skip.flatten(0, 1)], dim=-1)
         quantiles = self.head(state)
-        return quantiles.view(runs, length, stocks, *quantiles.shape[1:])
+        quantiles = quantiles.view(runs, length, stocks, *quantiles.shape[1:])
+        if self.linear_part is None or self.training:
+            return quantiles
+        today = batch.features[:, self.lookback - 1 :]
+        return self.linear_part(quantiles, today, batch.scorable, self.median)
 
     def embed_days(self, batch: WindowBatch) -> Float[Tensor, "runs days stocks size"]:
         """Each (date, stock) once, for all windows that contain it; a missing day is learned."""
