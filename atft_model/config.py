@@ -143,7 +143,7 @@ class TrainingConfig:
     )
     kept_gib: float | None = setting(
         None, "GiB of intermediates that wait in memory for the backward pass; what exceeds it is "
-        "computed again, which takes up to a third longer; null: 0.4 on a CPU, 16 on a GPU."
+        "computed again, which takes up to a third longer; null: 0.3 on a CPU, 16 on a GPU."
     )  # fmt: skip
     min_stocks: int = setting(20, "A date with fewer tradable stocks with targets is left out.")
     max_skipped_share: float = setting(

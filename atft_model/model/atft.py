@@ -22,7 +22,7 @@ from atft_model.model.variable_selection import VariableSelection
 
 CPU_CHUNK_WINDOWS = 1024
 """Windows that the temporal encoder takes at a time on a CPU."""
-KEPT_BYTES = {"cpu": 2**30 * 4 // 15, "cuda": 16 << 30}
+KEPT_BYTES = {"cpu": 2**30 // 5, "cuda": 16 << 30}
 """Encoder intermediates that wait in memory for the backward pass, by device."""
 ENCODER_TENSORS = 25
 """Intermediates of [windows, lookback, hidden] that the encoder keeps, about."""

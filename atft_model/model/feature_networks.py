@@ -14,7 +14,7 @@ EPS = 1e-5
 BLOCK_ROWS = 256
 BLOCK_FEATURES = 16
 """A block of so many rows and features stays in a core's cache while it is worked on."""
-KEPT_BYTES = 2**30 * 2 // 15
+KEPT_BYTES = 2**30 // 10
 """Intermediates that one forward pass keeps for its backward pass; later blocks are recomputed."""
 
 
