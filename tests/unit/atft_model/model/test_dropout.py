@@ -5,7 +5,8 @@ from atft_model.model.dropout import Dropout, random_bytes
 
 
 def test_every_byte_of_a_word_is_uniform():
-    by_place = torch.from_numpy(random_bytes(1_600_000, 0)).view(-1, 8).to(torch.int64)
+    torch.manual_seed(0)
+    by_place = random_bytes(torch.Size([200_000, 8])).to(torch.int64)
     for place in range(8):
         count = torch.bincount(by_place[:, place], minlength=256).double()
         chi_square = ((count - 200_000 / 256) ** 2 / (200_000 / 256)).sum()
