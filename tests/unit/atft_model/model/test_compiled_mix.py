@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from atft_model.config import TrainingConfig, resolve
 from atft_model.errors import InputError
 from atft_model.model import compiled_mix, feature_networks
 from atft_model.model.compiled_mix import (
@@ -16,10 +17,11 @@ from atft_model.model.compiled_mix import (
     Passes,
     block_backward,
     block_forward,
-    check_compiler,
     compile_mix,
 )
 from atft_model.model.feature_networks import FeatureNetworks
+from atft_model.run import check_compile, train
+from atft_model.training.reporter import Reporter
 
 FEATURES, SIZE, ROWS = 7, 16, 40
 NOT_COMPILED = partial(CompiledMix.apply, Passes(block_forward, block_backward))
@@ -113,24 +115,35 @@ def test_what_exceeds_the_room_is_computed_again():
         assert counts == {0: 2 * blocks, bytes_each + 1: 2 * blocks - 1, 2**30: blocks}
 
 
-def test_without_a_compiler_it_is_refused():
-    with (
-        torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}),
-        pytest.raises(
-            InputError, match=r"no C\+\+ compiler is found; install one .*compile to fal"
-        ),
-    ):
-        check_compiler()
+def test_a_run_without_a_compiler_is_refused_before_it_begins(tmp_path):
+    """Before its panel is looked for, which is not there."""
+    on, off = (
+        resolve("quick", [("test", {"training": {"compile": compiled, "device": "cpu"}})])
+        for compiled in (True, False)
+    )
+    said = r"no C\+\+ compiler is found; install one .* set training\.compile to false"
+    for settings, refusal in ((on, said), (off, "panel")):
+        with (
+            torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}),
+            pytest.raises(InputError, match=refusal),
+        ):
+            train(settings, tmp_path / "panel", tmp_path / "graph", tmp_path / "run", Reporter())
+
+
+def test_on_a_gpu_there_is_nothing_to_compile():
+    with pytest.raises(InputError, match="device is cuda, and only a CPU's passes are compiled"):
+        check_compile(TrainingConfig(compile=True), torch.device("cuda"))
+    check_compile(TrainingConfig(), torch.device("cuda"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiled_it_equals_the_plain_mix_with_one_graph_a_pass(monkeypatch, dtype):
     monkeypatch.setattr(compiled_mix, "BLOCK_FEATURES", 4)
-    check_compiler()
-    torch.manual_seed(3)
     networks, autocast = networks_with(0.25), dtype == torch.bfloat16
+    state = torch.get_rng_state()
     compile_mix(networks, dtype)
+    assert torch.equal(torch.get_rng_state(), state)
     assert networks.compile_seconds is not None
     with torch.compiler.set_stance("fail_on_recompile"):
         compiled = sums_and_gradients(networks, autocast)
