@@ -75,8 +75,6 @@ def compile_mix(networks: FeatureNetworks, dtype: torch.dtype) -> None:
         if random is not None:
             _leave_open(random, 0, 1)
         _, *kept = passes.forward(xw, vectors, weight, random, networks.dropped)
-        for tensor in kept:
-            _leave_open(tensor, 0, 1)
         passes.backward(xw, gradient, vectors, weight, random, networks.dropped, *kept)
     networks.mixed_by = partial(CompiledMix.apply, passes)
     networks.compile_seconds = time.perf_counter() - started
