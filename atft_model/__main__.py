@@ -149,6 +149,9 @@ def bench_arguments(bench: argparse.ArgumentParser) -> None:
         bench.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     bench.add_argument("--precision", default="32", choices=("32", "bf16-mixed"))
     bench.add_argument("--kept-gib", type=float, help="training.kept_gib; more is faster")
+    bench.add_argument(
+        "--compile", action="store_true", help="training.compile, from an empty cache"
+    )
     device_argument(bench)
     bench.add_argument("--json", type=Path, help="file for the result")
     bench.add_argument("--before", type=Path, help="an earlier result, shown beside this one")
@@ -300,7 +303,7 @@ def run_bench(options: argparse.Namespace, _: Reporter) -> int:
         "model": {"lookback": options.lookback, "hidden_size": options.hidden},
         "training": {"batch_windows": options.batch_windows, "run_length": options.run_length,
                      "precision": options.precision, "device": options.device,
-                     "kept_gib": options.kept_gib},
+                     "kept_gib": options.kept_gib, "compile": options.compile},
     }  # fmt: skip
     config = resolve("standard", [("command line", settings_given)])
     from atft_model.bench import BenchSize, measure, read_result, show, write_result

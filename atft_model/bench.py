@@ -3,6 +3,7 @@
 Needs no data, Dagster or Polars, so that it runs on a bare machine with a GPU.
 """
 
+import contextlib
 import datetime
 import json
 import platform
@@ -24,7 +25,7 @@ from atft_model.data.graph import GraphConfig, StockGraph
 from atft_model.data.panel import Panel, fit_statistics
 from atft_model.data.splits import SplitConfig, split_dates
 from atft_model.errors import InputError
-from atft_model.run import build_trainer, choose_device, describe_device
+from atft_model.run import build_trainer, check_compile, choose_device, describe_device
 from atft_model.training.loop import Progress, Trainer
 from atft_model.training.reporter import Reporter
 
@@ -84,6 +85,7 @@ def random_graph(panel: Panel, neighbours: int, seed: int = 0) -> StockGraph:
 def measure(config: RunConfig, size: BenchSize) -> dict[str, Any]:
     """Trains a few steps per repeat; windows per second of each, memory, and where time goes."""
     device = choose_device(config.training.device)
+    check_compile(config.training, device)
     config = replace(config, training=replace(config.training, max_steps_per_epoch=size.steps))
     torch.manual_seed(config.training.seed)
     panel = random_panel(size)
@@ -93,7 +95,8 @@ def measure(config: RunConfig, size: BenchSize) -> dict[str, Any]:
         config.model.lookback, device,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(config, data, Path(folder), Reporter(), identity={})
+        with _empty_cache() if config.training.compile else contextlib.nullcontext():
+            trainer = build_trainer(config, data, Path(folder), Reporter(), identity={})
         progress = Progress(epoch=1)
         _train(trainer, progress)
         timed = [_timed(trainer, progress, device) for _ in range(size.repeats)]
@@ -112,6 +115,7 @@ def measure(config: RunConfig, size: BenchSize) -> dict[str, Any]:
             "batch_windows": config.training.batch_windows,
             "run_length": config.training.run_length,
             "kept_gib": config.training.kept_gib,
+            "compile": config.training.compile,
         },
         "panel": asdict(size),
         "parameters": parameters,
@@ -119,10 +123,18 @@ def measure(config: RunConfig, size: BenchSize) -> dict[str, Any]:
         "windows_per_second": [windows / wall for windows, wall, _ in timed],
         "windows_per_cpu_second": [windows / cpu for windows, _, cpu in timed],
         "peak_bytes": peak,
+        "compile_seconds": trainer.model.variable_selection.networks.compile_seconds,
         "monitors": monitors,
         "seconds_by_part": parts,
         "windows_by_part": windows,
     }  # fmt: skip
+
+
+def _empty_cache() -> contextlib.AbstractContextManager[None]:
+    """Of compiled code: compiling within takes what it takes a machine's first run."""
+    from torch._inductor.utils import fresh_cache
+
+    return fresh_cache()
 
 
 def monitor_cost(trainer: Trainer, progress: Progress, rounds: int) -> dict[str, Any]:
@@ -311,6 +323,11 @@ def show(result: dict[str, Any], before: dict[str, Any] | None = None) -> str:
         f"{'peak memory, MiB':<20}{result['peak_bytes'] / 2**20:>12,.0f}   "
         f"({met} 2 × panel + 1.5 GiB = {limit / 2**20:,.0f})",
     ]
+    if result["compile_seconds"] is not None:
+        lines.append(
+            f"{'compiling, s':<20}{result['compile_seconds']:>12,.0f}   "
+            "(from an empty cache, before all that is timed)"
+        )
     monitors, shares = result["monitors"], result["monitors"]["shares"]
     if shares:
         lines.append(

@@ -145,6 +145,10 @@ class TrainingConfig:
         None, "GiB of intermediates that wait in memory for the backward pass; what exceeds it is "
         "computed again, which takes a tenth longer or more; null: 0.3 on a CPU, 16 on a GPU."
     )  # fmt: skip
+    compile: bool = setting(
+        False, "On a CPU compile variable selection's passes with torch.compile: the same up to "
+        "rounding, and faster, most in bf16-mixed; needs a C++ compiler, and time at the start."
+    )  # fmt: skip
     min_stocks: int = setting(20, "A date with fewer tradable stocks with targets is left out.")
     max_skipped_share: float = setting(
         0.05, "Share of skipped steps of an epoch above which the run stops."

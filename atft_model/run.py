@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 
 from atft_model.baselines import ridge_weights
-from atft_model.config import RunConfig, from_dict, to_dict
+from atft_model.config import RunConfig, TrainingConfig, from_dict, to_dict
 from atft_model.data.artifacts import write_text_atomically
 from atft_model.data.batches import (
     DevicePanel,
@@ -42,6 +42,7 @@ from atft_model.data.splits import assert_purged
 from atft_model.errors import InputError
 from atft_model.losses.total import TrainingLoss
 from atft_model.model.atft import ATFT, ModelShape
+from atft_model.model.compiled_mix import check_compiler, compile_mix
 from atft_model.model.graph_attention import EDGE_ATTRIBUTES
 from atft_model.model.initialization import initialize
 from atft_model.monitors.degeneracy_guard import DegeneracyGuard
@@ -109,6 +110,22 @@ def check_precision(precision: str, device: torch.device) -> None:
         )
 
 
+def check_compile(training: TrainingConfig, device: torch.device) -> None:
+    """Refuses ``training.compile`` where there is nothing to compile, or nothing to compile with.
+
+    Raises:
+        InputError: a GPU, or no C++ compiler.
+    """
+    if not training.compile:
+        return
+    if device.type != "cpu":
+        raise InputError(
+            f"training.compile is on but the device is {device.type}, and only a CPU's passes are "
+            "compiled; set training.compile to false"
+        )
+    check_compiler()
+
+
 def model_shape(panel: Panel) -> ModelShape:
     """Sizes of the model's inputs and outputs."""
     return ModelShape(
@@ -142,6 +159,7 @@ def train(
     started = time.monotonic()
     device = choose_device(config.training.device)
     check_precision(config.training.precision, device)
+    check_compile(config.training, device)
     panel, graph = read_inputs(panel_folder, graph_folder, fold)
     identity = run_identity(config, panel, graph, device, group, fold)
     state = open_folder(folder, config, identity, resume, group)
@@ -347,6 +365,10 @@ def build_trainer(
     model.to(data.device)
     if training.kept_gib is not None:
         model.keep_for_backward(int(training.kept_gib * 2**30))
+    if training.compile:
+        networks = model.variable_selection.networks
+        compile_mix(networks, torch.float32 if training.precision == "32" else torch.bfloat16)
+        log.info("compiled variable selection in %.0f s", networks.compile_seconds)
     optimizer = build_optimizer(model, config.optimizer)
     health = HealthRecord(folder / "health", folder.name, writes=group.leads)
     log.info(

@@ -1,5 +1,6 @@
 """One gated residual network per feature, batched, and their weighted sum in cache-sized blocks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,9 @@ class FeatureNetworks(nn.Module):
         self.size = size
         self.kept_bytes: int | None = None
         """In place of ``KEPT_BYTES``."""
+        self.mixed_by: Callable[..., Tensor] = _Mix.apply
+        """What mixes in training on a CPU; ``compiled_mix`` puts a compiled one in its place."""
+        self.compile_seconds: float | None = None
         # As nn.Linear would initialise each feature's own layers: uniform, 1 / sqrt(fan in).
         for parameter in (self.input_weight, self.input_bias, self.skip_weight):
             nn.init.uniform_(parameter, -1.0, 1.0)
@@ -72,7 +76,7 @@ class FeatureNetworks(nn.Module):
         """The sum over features of ``weights`` times their networks' outputs.
 
         On a CPU by ``_Mix``: the same numbers with a fraction of the memory traffic. There autocast
-        has no say: bfloat16's conversions cost what its faster products save.
+        has no say, unless compiled: bfloat16's conversions cost what its faster products save.
         """
         if x.device.type != "cpu":
             return torch.einsum("fns,nf->ns", self(x), weights)
@@ -80,22 +84,26 @@ class FeatureNetworks(nn.Module):
         seed = int(torch.randint(2**62, ())) if dropped else 0
         kept_bytes = KEPT_BYTES if self.kept_bytes is None else self.kept_bytes
         own = self.input_weight.dtype
+        narrow = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else own
+        mix = self.mixed_by if self.training else _Mix.apply
         with torch.autocast("cpu", enabled=False):
             weight, bias = self.merged()
-            return _Mix.apply(
-                _Blocks(dropped, seed, kept_bytes), x.to(own), weights.to(own), self.input_weight,
-                self.input_bias, self.skip_weight, self.skip_bias, weight, bias, self.norm_weight,
-                self.norm_bias,
+            return mix(
+                Blocks(dropped, seed, kept_bytes, narrow), x.to(own), weights.to(own),
+                self.input_weight, self.input_bias, self.skip_weight, self.skip_bias, weight, bias,
+                self.norm_weight, self.norm_bias,
             )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Blocks:
+class Blocks:
     """How a pass is cut up, and what decides its dropout: each block has a seed of its own."""
 
     dropped: int
     seed: int
     kept_bytes: int
+    dtype: torch.dtype = torch.float32
+    """Of products and of what is kept, where compiled."""
 
     @property
     def scale(self) -> float:
@@ -147,7 +155,7 @@ class _Mix(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, blocks: _Blocks, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, blocks: Blocks, *tensors: Tensor) -> Tensor:
         x, w, u, b, v, c, weight, bias, gamma, beta = tensors
         mixed = w @ beta
         kept: dict[int, _Kept] = {}
@@ -202,7 +210,7 @@ class _Mix(torch.autograd.Function):
 
 def _block(
     x: Tensor, u: Tensor, b: Tensor, v: Tensor, c: Tensor, weight: Tensor, bias: Tensor,
-    blocks: _Blocks, seed: int,
+    blocks: Blocks, seed: int,
 ) -> _Kept:  # fmt: skip
     """The networks of some features on some rows, up to the normed output."""
     scalar = x.t().unsqueeze(-1)

@@ -47,6 +47,14 @@ def test_without_rounds_the_monitors_have_no_line(result):
     assert without == [line for line in lines if not line.startswith("monitors")]
 
 
+def test_compiling_has_its_line_where_it_was_asked_for(result):
+    assert result["compile_seconds"] is None
+    assert "compiling" not in show(result)
+    assert "compiling, s                  12   (from an empty cache" in (
+        show(result | {"compile_seconds": 12.3})
+    )
+
+
 def test_an_earlier_result_stands_beside_this_one(result, tmp_path):
     slower = copy.deepcopy(result)
     slower["seconds_by_part"]["lstm"] = {

@@ -106,7 +106,7 @@ def test_a_room_of_its_own_takes_the_place_of_the_default(monkeypatch, networks)
 
 
 def test_dropout_zeroes_its_share_and_changes_with_the_seed(networks):
-    blocks = feature_networks._Blocks(dropped=64, seed=3, kept_bytes=0)
+    blocks = feature_networks.Blocks(dropped=64, seed=3, kept_bytes=0)
     mask = blocks.dropout_mask(torch.empty(8, 100, 64), 3)
     assert mask is not None
     assert set(mask.unique().tolist()) == {0.0, 1.0}
