@@ -93,10 +93,6 @@ class OptimizerConfig:
         "to go."
     )  # fmt: skip
     weight_decay: float = setting(1e-4, "AdamW's decoupled weight decay.")
-    input_shrinkage: float = setting(
-        0.0, "Group lasso on what the input skip reads: each step shortens an input's weights by "
-        "this times their learning rate, so that only those that pull stay long."
-    )  # fmt: skip
     learning_rate_stages: tuple[float, ...] = setting(
         (), "Learning rates of the first epochs, `stage_epochs` each, before `learning_rate`."
     )
@@ -219,8 +215,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {
         "model": {"hidden_size": 16, "lookback": 10, "input_skip": 8, "linear_days": 20.0},
         "loss": {"horizon_power": 1.0},
-        "optimizer": {"learning_rate": 1e-3, "short_path_rate": 10.0,
-                      "input_shrinkage": 0.6, "schedule": "cosine", "warmup_steps": 10},
+        "optimizer": {"learning_rate": 1e-3, "short_path_rate": 10.0, "schedule": "cosine",
+                      "warmup_steps": 10},
         "training": {"max_epochs": 8, "max_steps_per_epoch": 40, "run_length": 4,
                      "early_stopping_patience": 0, "keep": "last", "kept_gib": 1.5},
     },
@@ -306,7 +302,6 @@ def check_values(config: RunConfig) -> None:
         "model.input_skip_noise": model.input_skip_noise,
         "training.kept_gib": config.training.kept_gib or 0.0,
         "optimizer.warmup_steps": config.optimizer.warmup_steps,
-        "optimizer.input_shrinkage": config.optimizer.input_shrinkage,
         "loss.horizon_power": config.loss.horizon_power,
     }
     for name, value in not_negative.items():

@@ -38,13 +38,7 @@ from atft_model.training.observer import (
     StepResult,
     step_figures,
 )
-from atft_model.training.optimizer import (
-    LossScale,
-    Schedule,
-    guarded_step,
-    short_path_rate,
-    shrink_inputs,
-)
+from atft_model.training.optimizer import LossScale, Schedule, guarded_step
 from atft_model.training.reporter import Reporter
 from atft_model.training.stall import StallWatch
 from atft_model.training.validation import Validation, forward, validate
@@ -171,7 +165,6 @@ class Trainer:
             norm = clip_gradients(list(self.model.parameters()), clip_norm)
             outcome = self.judge_step(figures[0], norm)
             guarded_step(self.optimizer, outcome == FINE)
-            self.shrink_inputs(outcome == FINE)
             self.loss_scale.update()
             if due:
                 self.observer.watch_update()
@@ -223,12 +216,6 @@ class Trainer:
                              NOT_FINITE)  # fmt: skip
         fine = torch.where(self.clipping.braked(norm), BRAKED, FINE)
         return torch.where(torch.isfinite(norm) & finite_loss, fine, broken)
-
-    def shrink_inputs(self, used: torch.Tensor) -> None:
-        """The group lasso's part of a step that is ``used``: on the input skip, where asked for."""
-        shrinkage, skip = self.config.optimizer.input_shrinkage, self.model.input_skip
-        if shrinkage and skip is not None:
-            shrink_inputs(skip.units.weight, shrinkage * short_path_rate(self.optimizer), used)
 
     def guard_scores(self, progress: Progress) -> None:
         """Reads, lets the guard judge the score's spread, and resets what it asks for."""

@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from atft_model.config import OptimizerConfig
@@ -32,27 +31,10 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     return optimizer
 
 
-def short_path_rate(optimizer: torch.optim.Optimizer) -> float:
-    """The learning rate of input skip and head now: of the last group."""
-    return optimizer.param_groups[-1]["lr"]
-
-
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """The learning rate of the first group; the others' is ``scale`` times it."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
-
-
-@torch.no_grad()
-def shrink_inputs(weight: Float[Tensor, "units inputs"], by: float, used: Bool[Tensor, ""]) -> None:
-    """Shortens each input's weights by so much, to 0 where they are no longer; if ``used`` holds.
-
-    The proximal step of a group lasso with an input's weights as a group (Yuan & Lin 2006; Parikh &
-    Boyd 2014, section 6.5.4), taken after the optimizer's step with its rate. An input that pulls
-    less than that shrinks; the others are moved little. ``used`` stays on the device.
-    """
-    length = weight.norm(dim=0, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
-    weight.mul_(torch.where(used, (1.0 - by / length).clamp(min=0.0), 1.0))
 
 
 class Schedule:

@@ -39,7 +39,6 @@ def test_unknown_preset():
         ("loss", {"horizon_power": -1.0}, "expected at least 0"),
         ("optimizer", {"warmup_steps": -1}, "expected at least 0"),
         ("training", {"kept_gib": -0.5}, r"training\.kept_gib is -0\.5; expected at least 0"),
-        ("optimizer", {"input_shrinkage": -0.1}, "expected at least 0"),
         ("optimizer", {"short_path_rate": 0.0}, "expected above 0"),
         (
             "optimizer",

@@ -98,7 +98,7 @@ def test_on_a_panel_it_is_the_fit_of_stacked_rows(panel):
         for day in range(*panel.split.train):
             target = np.array(panel.targets[day, :, index], dtype=np.float64)
             chosen = np.flatnonzero(np.array(panel.tradable[day]) & np.isfinite(target))
-            table = [slow.window(panel, fitted, int(s), day, 1)[0][0] for s in chosen]
+            table = [slow.window(panel, fitted, s, day, 1)[0][0] for s in chosen]
             rows += [row - np.mean(table, axis=0) for row in table]
             values += (target[chosen] - target[chosen].mean()).tolist()
         x, y = np.array(rows), np.array(values)
