@@ -4,9 +4,9 @@
 market is drawn, made into a panel and a graph by the pipeline's own functions, trained on by the
 command line of the library, and scored on the test dates against realised returns. Beside the rank
 IC, ``planted`` is the rank correlation of a score with the planted return itself: it says the same
-with a tenth of the noise, and only a drawn market can tell it. ``expected`` is the mean rank IC with
-the noise, target less planted return, dealt anew to the stocks of each date: it is without the luck
-of one draw. ``network`` is the model without its linear part, where it has one.
+with a tenth of the noise, and only a drawn market can tell it. ``expected`` is the mean rank IC
+with the noise, target less planted return, dealt anew to the stocks of each date: it is without the
+luck of one draw. ``network`` is the model without its linear part, where it has one.
 """
 
 import argparse
