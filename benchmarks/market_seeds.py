@@ -32,6 +32,7 @@ from atft_model.model.atft import ATFT
 from atft_model.run import model_shape, open_run, predict, quantiles_from, train
 from atft_model.training.checkpoint import fill
 from atft_model.training.reporter import Reporter
+from atft_model.training.validation import nanmean
 from atft_pipeline.feature_registry import REGISTRY, available_features, unmet_needs
 from atft_pipeline.sources.synthetic import SyntheticConfig, SyntheticMarket
 from atft_pipeline.transforms.adjust import split_adjust
@@ -153,7 +154,7 @@ def expected_rank_ic(
             stocks = np.flatnonzero(use)
             noise = target[day, stocks] - planted[day, stocks]
             dealt[day, stocks] = planted[day, stocks] + rng.permutation(noise)
-        found.append(np.nanmean(rank_ic(score, dealt, known)))
+        found.append(nanmean(rank_ic(score, dealt, known)))
     return float(np.mean(found))
 
 
