@@ -5,8 +5,8 @@ market is drawn, made into a panel and a graph by the pipeline's own functions, 
 command line of the library, and scored on the test dates against realised returns. Beside the rank
 IC, ``planted`` is the rank correlation of a score with the planted return itself: it says the same
 with a tenth of the noise, and only a drawn market can tell it. ``expected`` is the mean rank IC
-with the noise, target less planted return, dealt anew to the stocks of each date: it is without the
-luck of one draw. ``network`` is the model without its linear part, where it has one.
+with new signs of the noise, which is the target less the planted return: without the luck of one
+draw. ``network`` is the model without its linear part, where it has one.
 """
 
 import argparse
@@ -143,17 +143,17 @@ def expected_rank_ic(
 ) -> float:
     """Mean rank IC over ``DEALS`` markets with this one's planted return and other noise.
 
-    Every scorer meets the same deals. All arrays [dates, stocks].
+    The noise is the target less the planted return, demeaned within the date; each stock keeps the
+    size of its own, for volatile stocks have more of both, and gets a sign of its own anew. Every
+    scorer meets the same deals. All arrays [dates, stocks].
     """
     rng = np.random.default_rng(0)
     known = valid & np.isfinite(target) & np.isfinite(planted)
+    noise = np.where(known, target - planted, 0.0)
+    noise -= noise.sum(axis=1, keepdims=True) / np.maximum(known.sum(axis=1, keepdims=True), 1)
     found = []
     for _ in range(DEALS):
-        dealt = np.full_like(target, np.nan)
-        for day, use in enumerate(known):
-            stocks = np.flatnonzero(use)
-            noise = target[day, stocks] - planted[day, stocks]
-            dealt[day, stocks] = planted[day, stocks] + rng.permutation(noise)
+        dealt = planted + rng.choice([-1.0, 1.0], noise.shape) * noise
         found.append(nanmean(rank_ic(score, dealt, known)))
     return float(np.mean(found))
 
