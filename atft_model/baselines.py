@@ -70,12 +70,32 @@ def ridge_weights(panel: Panel, horizon: int) -> Float[np.ndarray, " features"]:
     Fitted on tradable rows of the training dates; the penalty with the best rank IC on validation
     dates is kept. Unknown features count as their mean, as they do for the model.
     """
-    first, last = panel.split.train
     index = panel.horizons.index(horizon)
     statistics = fit_statistics(panel, panel.split.train)
+    gram, moment, rows = normal_equations(panel, index, statistics)
+    width = len(moment)
+    best, best_ic = np.zeros(width), -np.inf
+    for penalty in RIDGE_PENALTIES:
+        weights = np.linalg.solve(gram + penalty * max(rows, 1) * np.eye(width), moment)
+        found = validation_rank_ic(panel, index, lambda x, w=weights: x @ w, statistics)
+        if found > best_ic:
+            best, best_ic = weights, found
+    return best
+
+
+def normal_equations(
+    panel: Panel, index: int, statistics: TimeSeriesStatistics
+) -> tuple[Float[np.ndarray, "features features"], Float[np.ndarray, " features"], int]:
+    """Sums of x xᵀ and of x y over tradable rows of the training dates, and how many rows.
+
+    Both are demeaned within the date, so what all stocks of a date share explains nothing.
+
+    Args:
+        index: Position of the target's horizon.
+    """
     width = len(panel.feature_names)
     gram, moment, rows = np.zeros((width, width)), np.zeros(width), 0
-    for day in range(first, last):
+    for day in range(*panel.split.train):
         features, target = day_features(panel, statistics, day), panel.targets[day, :, index]
         use = panel.tradable[day] & np.isfinite(target)
         if use.sum() < 2:
@@ -85,13 +105,7 @@ def ridge_weights(panel: Panel, horizon: int) -> Float[np.ndarray, " features"]:
         gram += x.T @ x
         moment += x.T @ y
         rows += len(y)
-    best, best_ic = np.zeros(width), -np.inf
-    for penalty in RIDGE_PENALTIES:
-        weights = np.linalg.solve(gram + penalty * max(rows, 1) * np.eye(width), moment)
-        found = validation_rank_ic(panel, index, lambda x, w=weights: x @ w, statistics)
-        if found > best_ic:
-            best, best_ic = weights, found
-    return best
+    return gram, moment, rows
 
 
 def baseline_scores(

@@ -46,8 +46,12 @@ class ModelConfig:
         0.5, "Noise on the inputs of that path in training, in their own standard deviations."
     )
     linear_days: float | None = setting(
-        None, "Horizon at which a ridge regression of the last day's inputs weighs as much in the "
+        None, "Horizon at which a linear regression on the last day's inputs weighs as much in the "
         "score as the network; at shorter ones it weighs less. null: no linear part."
+    )  # fmt: skip
+    linear_penalty: float = setting(
+        0.3, "Group lasso of that regression, as a share of the penalty that leaves no input: long "
+        "labels overlap, so they afford few inputs."
     )  # fmt: skip
     quantiles: tuple[float, ...] = setting(
         (0.05, 0.25, 0.5, 0.75, 0.95),
@@ -213,7 +217,7 @@ class RunConfig:
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # The built-in market on two CPU cores, in minutes; docs/skill.md says what each setting is for.
     "quick": {
-        "model": {"hidden_size": 16, "lookback": 10, "input_skip": 8, "linear_days": 40.0},
+        "model": {"hidden_size": 16, "lookback": 10, "input_skip": 8, "linear_days": 20.0},
         "loss": {"horizon_power": 1.0},
         "optimizer": {"learning_rate": 1e-3, "short_path_rate": 10.0, "schedule": "cosine",
                       "warmup_steps": 10},
@@ -317,6 +321,10 @@ def check_values(config: RunConfig) -> None:
             f"training.keep is 'last' with an early_stopping_patience of "
             f"{config.training.early_stopping_patience}; an early stop goes by the best epoch: set "
             "keep to 'best' or early_stopping_patience to 0"
+        )
+    if not 0 <= model.linear_penalty < 1:
+        raise InputError(
+            f"model.linear_penalty is {model.linear_penalty}; expected 0 up to below 1"
         )
     if not 0 <= model.dropout < 1:
         raise InputError(f"model.dropout is {model.dropout}; expected 0 up to below 1")

@@ -22,7 +22,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from atft_model.baselines import ridge_weights
 from atft_model.config import RunConfig, TrainingConfig, from_dict, to_dict
 from atft_model.data.artifacts import write_text_atomically
 from atft_model.data.batches import (
@@ -40,6 +39,7 @@ from atft_model.data.panel import Panel, check_axes, fit_statistics, read_panel
 from atft_model.data.random_graph import random_graph
 from atft_model.data.splits import assert_purged
 from atft_model.errors import InputError
+from atft_model.group_lasso import linear_weights
 from atft_model.losses.total import TrainingLoss
 from atft_model.model.atft import ATFT, ModelShape
 from atft_model.model.compiled_mix import check_compiler, compile_mix
@@ -360,7 +360,7 @@ def build_trainer(
     model = ATFT(config.model, model_shape(panel))
     initialize(model, config.model)
     if model.linear_part is not None:
-        fitted = np.stack([ridge_weights(panel, horizon) for horizon in panel.horizons], axis=1)
+        fitted = linear_weights(panel, config.model.linear_penalty)
         model.linear_part.weights.copy_(torch.from_numpy(fitted))
     model.to(data.device)
     if training.kept_gib is not None:

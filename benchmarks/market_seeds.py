@@ -4,7 +4,9 @@
 market is drawn, made into a panel and a graph by the pipeline's own functions, trained on by the
 command line of the library, and scored on the test dates against realised returns. Beside the rank
 IC, ``planted`` is the rank correlation of a score with the planted return itself: it says the same
-with a tenth of the noise, and only a drawn market can tell it.
+with a tenth of the noise, and only a drawn market can tell it. ``expected`` is the mean rank IC
+with new signs of the noise, which is the target less the planted return: without the luck of one
+draw. ``network`` is the model without its linear part, where it has one.
 """
 
 import argparse
@@ -17,16 +19,20 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
 from atft_model.baselines import ridge
 from atft_model.config import RunConfig, read_run_file, resolve
-from atft_model.data.graph import GraphConfig, build_graph, write_graph
+from atft_model.data.graph import GraphConfig, build_graph, read_graph, write_graph
 from atft_model.data.panel import Panel, read_panel, write_panel
 from atft_model.data.splits import SplitConfig
 from atft_model.metrics.inference import newey_west_mean
 from atft_model.metrics.rank_ic import rank_ic
-from atft_model.run import predict, train
+from atft_model.model.atft import ATFT
+from atft_model.run import model_shape, open_run, predict, quantiles_from, train
+from atft_model.training.checkpoint import fill
 from atft_model.training.reporter import Reporter
+from atft_model.training.validation import nanmean
 from atft_pipeline.feature_registry import REGISTRY, available_features, unmet_needs
 from atft_pipeline.sources.synthetic import SyntheticConfig, SyntheticMarket
 from atft_pipeline.transforms.adjust import split_adjust
@@ -38,7 +44,9 @@ from atft_pipeline.transforms.targets import forward_returns
 from atft_pipeline.transforms.universe import UniverseConfig, trading_universe
 from atft_pipeline.transforms.validity import ValidityRules, quarantine_invalid
 
-MODELS = ("model", "ridge", "lightgbm", "oracle")
+MODELS = ("model", "network", "ridge", "lightgbm", "oracle")
+DEALS = 20
+"""Of a market's noise; then what is left of its luck is a tenth of its standard error or less."""
 
 
 def build(seed: int, signal: float, folder: Path) -> tuple[Panel, np.ndarray]:
@@ -95,6 +103,18 @@ def model_scores(panel: Panel, folder: Path, config: RunConfig) -> np.ndarray:
     return grid
 
 
+def network_scores(panel: Panel, folder: Path) -> np.ndarray:
+    """Scores [dates, stocks, horizons] of the test dates by the run's network alone."""
+    run = open_run(folder / "run")
+    device = torch.device("cpu")
+    model = ATFT(run.config.model, model_shape(panel))
+    linear = torch.zeros_like(run.weights["linear_part.weights"])
+    fill(model, {**run.weights, "linear_part.weights": linear}, run.folder)
+    graph = read_graph(folder / "graph", panel)
+    quantiles = quantiles_from(panel.split.test[0], run, model, panel, graph, device)
+    return quantiles[..., model.median].astype(np.float64)
+
+
 def judge(panel: Panel, scores: dict[str, np.ndarray], planted: np.ndarray) -> list[dict[str, Any]]:
     """Per scorer and horizon, over the test dates."""
     rows = []
@@ -112,9 +132,30 @@ def judge(panel: Panel, scores: dict[str, np.ndarray], planted: np.ndarray) -> l
                 {
                     "scorer": name, "horizon": horizon, "rank_ic": estimate.mean,
                     "standard_error": estimate.standard_error, "planted": found.mean,
+                    "expected": expected_rank_ic(mine, target, truth, common),
                 }
             )  # fmt: skip
     return rows
+
+
+def expected_rank_ic(
+    score: np.ndarray, target: np.ndarray, planted: np.ndarray, valid: np.ndarray
+) -> float:
+    """Mean rank IC over ``DEALS`` markets with this one's planted return and other noise.
+
+    The noise is the target less the planted return, demeaned within the date; each stock keeps the
+    size of its own, for volatile stocks have more of both, and gets a sign of its own anew. Every
+    scorer meets the same deals. All arrays [dates, stocks].
+    """
+    rng = np.random.default_rng(0)
+    known = valid & np.isfinite(target) & np.isfinite(planted)
+    noise = np.where(known, target - planted, 0.0)
+    noise -= noise.sum(axis=1, keepdims=True) / np.maximum(known.sum(axis=1, keepdims=True), 1)
+    found = []
+    for _ in range(DEALS):
+        dealt = planted + rng.choice([-1.0, 1.0], noise.shape) * noise
+        found.append(nanmean(rank_ic(score, dealt, known)))
+    return float(np.mean(found))
 
 
 def one_market(seed: int, signal: float, config: RunConfig) -> list[dict[str, Any]]:
@@ -125,6 +166,8 @@ def one_market(seed: int, signal: float, config: RunConfig) -> list[dict[str, An
         before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
         scores = {"model": model_scores(panel, folder, config)}
         seconds = resource.getrusage(resource.RUSAGE_SELF).ru_utime - before
+        if config.model.linear_days is not None:
+            scores["network"] = network_scores(panel, folder)
         trees = boosted_trees(panel)
         scores["ridge"] = np.stack([ridge(panel, h) for h in panel.horizons], axis=-1)
         scores["lightgbm"] = np.stack([trees[h] for h in panel.horizons], axis=-1)
@@ -144,11 +187,16 @@ def table(rows: list[dict[str, Any]]) -> str:
         return float(np.mean([row[key] for row in rows
                               if row["scorer"] == name and row["horizon"] == horizon]))  # fmt: skip
 
-    for name in MODELS:
+    models = [name for name in MODELS if any(row["scorer"] == name for row in rows)]
+    for name in models:
         cells = [f"{mean(name, horizon, 'rank_ic'):+.4f}" for horizon in horizons]
         lines.append(f"| rank IC, {name} | " + " | ".join(cells) + " |")
     if any(row["signal"] for row in rows):
-        for name in MODELS[:-1]:
+        for name in models:
+            cells = [f"{mean(name, h, 'expected'):+.4f}" for h in horizons]
+            lines.append(f"| rank IC expected over other noise, {name} | " + " | ".join(cells)
+                         + " |")  # fmt: skip
+        for name in models[:-1]:
             cells = [f"{mean(name, h, 'rank_ic') / mean('oracle', h, 'rank_ic'):.0%}"
                      for h in horizons]  # fmt: skip
             lines.append(f"| share of the oracle, {name} | " + " | ".join(cells) + " |")

@@ -1,4 +1,4 @@
-"""The linear part: what a ridge regression of the last day's inputs adds to the network's score."""
+"""The linear part: what a regression on the last day's inputs adds to the network's score."""
 
 import torch
 from jaxtyping import Bool, Float

@@ -29,6 +29,11 @@ def test_unknown_preset():
             r"training\.keep is 'last' with an early_stopping_patience of 6",
         ),
         ("model", {"linear_days": 0.0}, r"model\.linear_days is 0\.0; expected above 0"),
+        (
+            "model",
+            {"linear_penalty": 1.0},
+            r"model\.linear_penalty is 1\.0; expected 0 up to below",
+        ),
         ("model", {"input_skip": -1}, r"model\.input_skip is -1; expected at least 0"),
         ("model", {"input_skip_noise": -0.5}, "expected at least 0"),
         ("loss", {"horizon_power": -1.0}, "expected at least 0"),

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import zscore
 from small_trainer import small_trainer
 
-from atft_model.baselines import ridge
+from atft_model.group_lasso import linear_weights
 from atft_model.model.linear_part import LinearPart
 
 RUNS, LENGTH, STOCKS, FEATURES = 2, 3, 12, 5
@@ -90,9 +90,5 @@ def test_a_run_fits_it_on_its_training_dates_and_trains_without_it(stored_panel,
     )
     assert (in_training - scored).abs().max() > 1e-3
     assert not any(name.startswith("linear_part") for name, _ in model.named_parameters())
-    panel = data.panel
-    linear = (data.features @ model.linear_part.weights).numpy()
-    for place, horizon in enumerate(panel.horizons):
-        expected = ridge(panel, horizon)
-        known = np.isfinite(expected)
-        np.testing.assert_allclose(linear[..., place][known], expected[known], rtol=1e-3, atol=1e-7)
+    expected = linear_weights(data.panel, trainer.config.model.linear_penalty)
+    np.testing.assert_allclose(model.linear_part.weights.numpy(), expected, rtol=1e-6)
