@@ -84,8 +84,8 @@ class FrequencyNorm(nn.Module):
         self.returned = nn.Parameter(torch.zeros(size))
 
     def forward(self, x: Float[Tensor, "windows days size"]) -> Float[Tensor, "windows days size"]:
-        """float32: a Fourier transform has no half-width kernel on every device."""
-        x = x.float()
+        """At least float32: a Fourier transform has no half-width kernel on every device."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         spectrum = torch.fft.rfft(x, dim=1)
         largest = spectrum.abs().topk(MAIN_FREQUENCIES, dim=1).indices
         kept = torch.zeros_like(x[:, : spectrum.shape[1]]).scatter_(1, largest, 1.0)
