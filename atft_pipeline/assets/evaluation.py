@@ -592,7 +592,7 @@ def write_report(
         "Source": panel.source,
         **{name.capitalize(): f"{panel.part_dates(name)[0]} to {panel.part_dates(name)[1]}"
            for name in panel.split.parts()},
-        **panel_identity(part), "Seed": str(record["seed"]),
+        **panel_identity(part), "Score": score_in_words(folder), "Seed": str(record["seed"]),
         "Parameters": f"{record['parameters']:,}", "Device": record["device"],
         "Training": f"{record['epochs']} epochs, {record['seconds']:.0f} s",
         "torch": record["versions"]["torch"],
@@ -620,6 +620,17 @@ def panel_identity(part: TestPart) -> dict[str, str]:
         "Features": str(len(part.panel.feature_names)),
         "Trials on record": str(part.trials), "Traded": trading_rules(part.config),
     }  # fmt: skip
+
+
+def score_in_words(folder: Path) -> str:
+    """What the score of a run is made of: the network's, and a regression's where it has one."""
+    days = json.loads((folder / "config.json").read_text())["model"].get("linear_days")
+    if days is None:
+        return "the network's"
+    return (
+        "the network's, and that of a linear regression on the last day's inputs, weighed by the "
+        f"horizon over {days:g} days"
+    )
 
 
 def report_data(

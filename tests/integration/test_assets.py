@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from atft_pipeline.__main__ import exit_code, failures
+from atft_pipeline.assets.evaluation import score_in_words
 from atft_pipeline.checks.record import read_verdicts
 from atft_pipeline.transforms import normalize
 
@@ -284,6 +285,14 @@ def test_a_signal_free_market_shows_no_skill_and_exits_0(whole):
     assert exit_code(result) == 0
 
 
+def test_a_report_says_what_a_score_is_made_of(tmp_path):
+    (tmp_path / "config.json").write_text('{"model": {"linear_days": null}}')
+    assert score_in_words(tmp_path) == "the network's"
+    (tmp_path / "config.json").write_text('{"model": {"linear_days": 20.0}}')
+    assert score_in_words(tmp_path).endswith("linear regression on the last day's inputs, weighed "
+                                             "by the horizon over 20 days")  # fmt: skip
+
+
 def test_evaluation_is_queryable_and_reported(whole):
     data_dir, result = whole
     root = data_dir / DATA_SET
@@ -304,6 +313,7 @@ def test_evaluation_is_queryable_and_reported(whole):
     text = report.read_text()
     assert text.lstrip().startswith("<!DOCTYPE html>")
     assert run_id[0] in text
+    assert "that of a linear regression on the last day" in text
     # Those of the serving assets come later.
     for check in verdicts(result):
         asset, _, name = check.partition(":")
