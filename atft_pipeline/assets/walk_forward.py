@@ -38,6 +38,7 @@ from atft_pipeline.assets.evaluation import (
     rank_ic_table,
     report_data,
     result_metadata,
+    score_in_words,
     scores_of_run,
     skill_outcomes,
     target_scales,
@@ -288,7 +289,7 @@ def walk_forward_evaluation(
         "Test": f"{part.dates[0]} to {part.dates[-1]}",
         "Trained on": "; ".join(f"{period}: {' to '.join(fold.record['split']['train'])}"
                                 for period, fold in folds.items()),
-        **panel_identity(part),
+        **panel_identity(part), "Score": scores_in_words(storage, folds),
     }  # fmt: skip
     missing = [period for period in test_periods["period"] if period not in folds]
     notes = known_limits(done.results, part)
@@ -336,6 +337,15 @@ def stored_folds(storage: Storage) -> dict[str, FoldEvidence]:
         found = weights_hash(load_weights(folder / "best.pt"))
         folds[period] = FoldEvidence(frame, baselines[period], record, found)
     return folds
+
+
+def scores_in_words(storage: Storage, folds: Mapping[str, FoldEvidence]) -> str:
+    """What the periods' scores are made of; period by period where they differ."""
+    words = {period: score_in_words(storage.folds / fold.record["run_id"])
+             for period, fold in folds.items()}  # fmt: skip
+    if len(set(words.values())) == 1:
+        return next(iter(words.values()))
+    return "; ".join(f"{period}: {text}" for period, text in words.items())
 
 
 def pooled_scores(folds: Mapping[str, FoldEvidence]) -> pl.DataFrame:

@@ -24,7 +24,7 @@ from atft_pipeline.__main__ import (
     walk_forward,
     was_interrupted,
 )
-from atft_pipeline.assets.walk_forward import pooled_part, stored_folds
+from atft_pipeline.assets.walk_forward import pooled_part, scores_in_words, stored_folds
 from atft_pipeline.resources import Market
 from atft_pipeline.storage import Storage
 
@@ -96,6 +96,7 @@ def test_pooled_scores_are_judged_by_the_same_figures(folds, run):
     assert cover["value"].to_list() == pytest.approx(of_one["value"].to_list())
     text = next((root / "reports").glob("walk-forward-*.html")).read_text()
     assert "2016-Q2, 2016-Q3" in text
+    assert "<dt>Score</dt>" in text or ">Score<" in text
     assert "periods_do_not_overlap" in text
     events = materialized(result)
     assert events.keys() == {POOLED}
@@ -174,6 +175,19 @@ def test_nothing_can_be_held_on_days_without_scores(folds):
     held = dict(zip(part.dates.astype("O").tolist(), part.tradable.any(axis=1), strict=True))
     assert not any(held[day] for day in hole)
     assert held[days[4]] and held[days[15]]  # noqa: PT018
+
+
+def test_the_report_says_which_periods_scores_are_made_otherwise(folds):
+    storage = Storage(market=Market(), data_dir=str(folds), dataset=DATA_SET)
+    known = stored_folds(storage)
+    alike = scores_in_words(storage, known)
+    assert "2016" not in alike
+    path = storage.folds / "2016-Q3-run" / "config.json"
+    config = json.loads(path.read_text())
+    config["model"]["linear_days"] = 33.0 if config["model"]["linear_days"] is None else None
+    path.write_text(json.dumps(config))
+    words = scores_in_words(storage, known)
+    assert words.startswith(f"2016-Q2: {alike}; 2016-Q3: the network's")
 
 
 def test_a_run_that_is_gone_is_an_error_in_words(folds, run):
