@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from atft_model.data.normalizer import TimeSeriesStatistics, apply_time_series
 from atft_model.data.panel import Panel, fit_statistics
+from atft_model.data.relative import RelativeTo, relative_returns
 from atft_model.metrics.rank_ic import rank_ic
 
 RIDGE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -84,24 +85,28 @@ def ridge_weights(panel: Panel, horizon: int) -> Float[np.ndarray, " features"]:
 
 
 def normal_equations(
-    panel: Panel, index: int, statistics: TimeSeriesStatistics
+    panel: Panel, index: int, statistics: TimeSeriesStatistics, relative_to: RelativeTo = "date"
 ) -> tuple[Float[np.ndarray, "features features"], Float[np.ndarray, " features"], int]:
     """Sums of x xᵀ and of x y over tradable rows of the training dates, and how many rows.
 
-    Both are demeaned within the date, so what all stocks of a date share explains nothing.
+    Features are demeaned within the date and returns at least so: what all stocks of a date share
+    explains nothing.
 
     Args:
         index: Position of the target's horizon.
+        relative_to: What the returns are relative to.
     """
     width = len(panel.feature_names)
     gram, moment, rows = np.zeros((width, width)), np.zeros(width), 0
+    sector = np.asarray(panel.sector)
     for day in range(*panel.split.train):
         features, target = day_features(panel, statistics, day), panel.targets[day, :, index]
         use = panel.tradable[day] & np.isfinite(target)
         if use.sum() < 2:
             continue
         x = features[use] - features[use].mean(axis=0)
-        y = target[use].astype(np.float64) - target[use].mean()
+        raw = np.where(use, target, np.nan).astype(np.float64)
+        y = relative_returns(raw[None, :, None], sector, relative_to)[0, use, 0]
         gram += x.T @ x
         moment += x.T @ y
         rows += len(y)

@@ -92,7 +92,7 @@ def measure(config: RunConfig, size: BenchSize) -> dict[str, Any]:
     data = DevicePanel(
         panel, random_graph(panel, GraphConfig().neighbours),
         fit_statistics(panel, panel.split.train), fit_target_scale(panel, panel.split.train),
-        config.model.lookback, device,
+        config.model.lookback, device, config.loss.rank_relative_to,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         with _empty_cache() if config.training.compile else contextlib.nullcontext():

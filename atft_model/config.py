@@ -69,6 +69,10 @@ class LossConfig:
 
     quantile_weight: float = setting(1.0, "Pinball loss of the scaled, demeaned targets.")
     rank_weight: float = setting(1.0, "1 - within-date correlation of score and target rank.")
+    rank_relative_to: Literal["date", "sector"] = setting(
+        "date", "What a return is relative to where scores learn to rank, in the rank term and the "
+        "linear part: the mean of its date, or of its sector on that date."
+    )  # fmt: skip
     horizon_power: float = setting(
         0.0, "Rank weight of horizon h is h to minus this: long labels overlap, so they say less."
     )
@@ -217,8 +221,9 @@ class RunConfig:
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # The built-in market on two CPU cores, in minutes; docs/skill.md says what each setting is for.
     "quick": {
-        "model": {"hidden_size": 16, "lookback": 10, "input_skip": 8, "linear_days": 20.0},
-        "loss": {"horizon_power": 1.0},
+        "model": {"hidden_size": 16, "lookback": 10, "input_skip": 8, "linear_days": 20.0,
+                  "linear_penalty": 0.15},
+        "loss": {"horizon_power": 1.0, "rank_relative_to": "sector"},
         "optimizer": {"learning_rate": 1e-3, "short_path_rate": 10.0, "schedule": "cosine",
                       "warmup_steps": 10},
         "training": {"max_epochs": 8, "max_steps_per_epoch": 40, "run_length": 4,

@@ -5,6 +5,7 @@ from jaxtyping import Float
 
 from atft_model.baselines import normal_equations
 from atft_model.data.panel import Panel, fit_statistics
+from atft_model.data.relative import RelativeTo
 
 STEPS = 5000
 """At most; a fit on the built-in market takes a few hundred."""
@@ -12,20 +13,23 @@ TOLERANCE = 1e-8
 """Change of the weights in a step, as a share of their size, at which they count as found."""
 
 
-def linear_weights(panel: Panel, penalty: float) -> Float[np.ndarray, "features horizons"]:
+def linear_weights(
+    panel: Panel, penalty: float, relative_to: RelativeTo = "date"
+) -> Float[np.ndarray, "features horizons"]:
     """Coefficients of each normalized feature for each horizon, few of them other than 0.
 
-    Fitted on tradable rows of the training dates, returns demeaned within the date; each horizon's
-    weights are scaled so that all horizons weigh the same in the fit. Unknown features count as
-    their mean, as they do for the model.
+    Fitted on tradable rows of the training dates; each horizon's weights are scaled so that all
+    horizons weigh the same in the fit. Unknown features count as their mean, as they do for the
+    model.
 
     Args:
         penalty: As a share of the one that leaves no input.
+        relative_to: What the returns are relative to; the inputs are demeaned within the date.
     """
     statistics = fit_statistics(panel, panel.split.train)
     grams, moments = [], []
     for index in range(len(panel.horizons)):
-        gram, moment, rows = normal_equations(panel, index, statistics)
+        gram, moment, rows = normal_equations(panel, index, statistics, relative_to)
         size = np.linalg.norm(moment)
         grams.append(gram / max(rows, 1))
         moments.append(moment / size if size > 0 else moment)

@@ -171,7 +171,8 @@ def train(
     statistics = fit_statistics(panel, panel.split.train)
     scale = fit_target_scale(panel, panel.split.train)
     log_targets(panel, scale)
-    data = DevicePanel(panel, graph, statistics, scale, config.model.lookback, device)
+    data = DevicePanel(panel, graph, statistics, scale, config.model.lookback, device,
+                       config.loss.rank_relative_to)  # fmt: skip
     trainer = build_trainer(config, data, folder, reporter, identity, group)
     progress = begin(trainer, state)
     trainer.fit(folder, progress)
@@ -360,7 +361,7 @@ def build_trainer(
     model = ATFT(config.model, model_shape(panel))
     initialize(model, config.model)
     if model.linear_part is not None:
-        fitted = linear_weights(panel, config.model.linear_penalty)
+        fitted = linear_weights(panel, config.model.linear_penalty, config.loss.rank_relative_to)
         model.linear_part.weights.copy_(torch.from_numpy(fitted))
     model.to(data.device)
     if training.kept_gib is not None:

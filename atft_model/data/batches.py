@@ -19,6 +19,7 @@ from atft_model.data.graph import StockGraph
 from atft_model.data.group_links import LINK_ATTRIBUTES
 from atft_model.data.normalizer import TimeSeriesStatistics, apply_time_series
 from atft_model.data.panel import Panel, window_observed
+from atft_model.data.relative import RelativeTo, date_mean, relative_returns
 from atft_model.errors import InputError
 
 
@@ -47,6 +48,8 @@ class WindowBatch:
     edge_attr: Float[Tensor, "runs length stocks k attributes"]
     scorable: Bool[Tensor, "runs length stocks"]
     target: Float[Tensor, "runs length stocks horizons"]
+    relative: Float[Tensor, "runs length stocks horizons"]
+    """What the rank term orders: the target, or the return relative to its sector."""
     valid: Bool[Tensor, "runs length stocks horizons"]
     positions: Int[Tensor, "runs length"]
     stocks: Int[Tensor, "runs stocks"]
@@ -93,7 +96,8 @@ class DevicePanel:
     Features are normalized with ``statistics`` (fitted on training dates); an unknown value then
     becomes 0, the mean, and the ``is_valid_*`` inputs tell the model which ones were unknown.
     Targets are demeaned within the date over tradable stocks and divided by the training standard
-    deviation of their horizon.
+    deviation of their horizon. ``relative`` holds the same or, where ``relative_to`` says so,
+    returns relative to their sector; their scale means nothing.
     """
 
     def __init__(
@@ -104,6 +108,7 @@ class DevicePanel:
         scale: TargetScale,
         lookback: int,
         device: torch.device,
+        relative_to: RelativeTo = "date",
     ) -> None:
         self.panel = panel
         self.lookback = lookback
@@ -120,6 +125,10 @@ class DevicePanel:
         """[dates, horizons], on the host."""
         self.valid = torch.from_numpy(np.isfinite(target)).to(device)
         self.target = torch.from_numpy(np.nan_to_num(target)).to(device)
+        self.relative = self.target
+        if relative_to != "date":
+            relative = targets_relative_to(panel, scorable, relative_to).astype(np.float32)
+            self.relative = torch.from_numpy(np.nan_to_num(relative)).to(device)
         self.sector = torch.from_numpy(np.array(panel.sector)).long().to(device)
         self.market = torch.from_numpy(np.array(panel.market)).long().to(device)
         self.graph_index = torch.from_numpy(graph.at(len(panel.dates))).to(device)
@@ -149,7 +158,8 @@ class DevicePanel:
             neighbours=neighbours,
             edge_attr=edge_attr,
             scorable=self.scorable[cells],
-            target=self.target[cells],
+            target=(target := self.target[cells]),
+            relative=target if self.relative is self.target else self.relative[cells],
             valid=self.valid[cells],
             positions=positions,
             stocks=stocks,
@@ -246,7 +256,7 @@ def fit_target_scale(panel: Panel, train: tuple[int, int]) -> TargetScale:
     if (count == 0).any():
         horizon = panel.horizons[int(np.argmin(count))]
         raise InputError(f"panel: no known {horizon}-day target on training dates; give more dates")
-    demeaned = raw - _date_mean(raw)
+    demeaned = raw - date_mean(raw)
     scale = TargetScale(
         mean=tuple(np.nanmean(raw, axis=(0, 1)).tolist()),
         std=tuple(np.nanstd(raw, axis=(0, 1)).tolist()),
@@ -267,16 +277,16 @@ def scaled_targets(panel: Panel, scale: TargetScale, rows: np.ndarray) -> np.nda
     Args:
         rows: bool [dates, stocks]; the others become NaN.
     """
+    demeaned = targets_relative_to(panel, rows, "date")
+    return (demeaned / np.array(scale.demeaned_std)).astype(np.float32)
+
+
+def targets_relative_to(
+    panel: Panel, rows: np.ndarray, relative_to: RelativeTo
+) -> Float[np.ndarray, "dates stocks horizons"]:
+    """Raw targets of ``rows`` (bool [dates, stocks]) less what they are relative to; else NaN."""
     raw = np.where(rows[..., None], panel.targets, np.nan).astype(np.float64)
-    return ((raw - _date_mean(raw)) / np.array(scale.demeaned_std)).astype(np.float32)
-
-
-def _date_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over stocks [dates, 1, horizons]; NaN where nothing is known."""
-    known = np.isfinite(values)
-    count = known.sum(axis=1, keepdims=True)
-    total = np.where(known, values, 0.0).sum(axis=1, keepdims=True)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return relative_returns(raw, np.asarray(panel.sector), relative_to)
 
 
 def usable_dates(

@@ -20,12 +20,13 @@ def small_trainer(places: tuple[Path, Path], folder: Path, *settings: dict[str, 
     """The trainer of a small model on (panel, graph), always with the same first weights."""
     panel = read_panel(places[0])
     graph = read_graph(places[1], panel)
-    data = DevicePanel(
-        panel, graph, fit_statistics(panel, panel.split.train),
-        fit_target_scale(panel, panel.split.train), LOOKBACK, torch.device("cpu"),
-    )  # fmt: skip
     small = {"model": {"hidden_size": 16, "heads": 2, "lookback": LOOKBACK},
              "training": {"device": "cpu"}}  # fmt: skip
     torch.manual_seed(0)
     config = resolve("quick", [("test", layer) for layer in (small, *settings)])
+    data = DevicePanel(
+        panel, graph, fit_statistics(panel, panel.split.train),
+        fit_target_scale(panel, panel.split.train), LOOKBACK, torch.device("cpu"),
+        config.loss.rank_relative_to,
+    )  # fmt: skip
     return build_trainer(config, data, folder, Reporter(), {})

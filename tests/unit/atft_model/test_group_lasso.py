@@ -7,6 +7,7 @@ import pytest
 from scipy.optimize import minimize
 
 from atft_model.data.panel import Panel, fit_statistics, read_panel
+from atft_model.data.relative import MIN_SECTOR
 from atft_model.group_lasso import group_lasso, linear_weights, shrink
 from tests.references import windows as slow
 
@@ -90,7 +91,8 @@ def panel(stored_panel) -> Panel:
     return read_panel(stored_panel[0])
 
 
-def test_on_a_panel_it_is_the_fit_of_stacked_rows(panel):
+@pytest.mark.parametrize("relative_to", ["date", "sector"])
+def test_on_a_panel_it_is_the_fit_of_stacked_rows(panel, relative_to):
     fitted = fit_statistics(panel, panel.split.train)
     grams, moments = [], []
     for index in range(len(panel.horizons)):
@@ -100,12 +102,18 @@ def test_on_a_panel_it_is_the_fit_of_stacked_rows(panel):
             chosen = np.flatnonzero(np.array(panel.tradable[day]) & np.isfinite(target))
             table = [slow.window(panel, fitted, s, day, 1)[0][0] for s in chosen]
             rows += [row - np.mean(table, axis=0) for row in table]
-            values += (target[chosen] - target[chosen].mean()).tolist()
+            for stock in chosen:
+                mates = chosen
+                if relative_to == "sector":  # each of the toy panel's has enough
+                    mates = [s for s in chosen if panel.sector[s] == panel.sector[stock]]
+                    assert len(mates) >= MIN_SECTOR
+                values.append(target[stock] - target[mates].mean())
         x, y = np.array(rows), np.array(values)
         grams.append(x.T @ x / len(y))
         moments.append(x.T @ y / np.linalg.norm(x.T @ y))
     expected = group_lasso(np.stack(grams), np.stack(moments, axis=1), 0.3)
-    np.testing.assert_allclose(linear_weights(panel, 0.3), expected, rtol=1e-3, atol=1e-5)
+    found = linear_weights(panel, 0.3, relative_to)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_it_finds_the_planted_feature_and_sees_no_later_target(panel):

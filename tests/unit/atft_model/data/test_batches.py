@@ -91,6 +91,30 @@ def test_the_parts_of_a_batch_hold_each_of_its_dates_once(runs, length, parts):
     assert len(full) == min(parts, max(runs, length))
 
 
+def test_only_what_scores_rank_is_relative_to_the_sector(stored_panel):
+    panel = read_panel(stored_panel[0])
+    train = panel.split.train
+    by_date, by_sector = (
+        DevicePanel(
+            panel, read_graph(stored_panel[1], panel), fit_statistics(panel, train),
+            fit_target_scale(panel, train), 5, torch.device("cpu"), relative_to,
+        ).batch(np.array([30, 77]), 6)
+        for relative_to in ("date", "sector")
+    )  # fmt: skip
+    assert torch.equal(by_date.relative, by_date.target)
+    assert torch.equal(by_sector.target, by_date.target)
+    assert torch.equal(by_sector.valid, by_date.valid)
+    for date in range(6):
+        stocks = by_sector.stocks[0]
+        for number in (1, 2, 3):
+            mine = (by_sector.sector[0] == number) & by_sector.valid[0, date, :, 1]
+            raw = torch.from_numpy(np.array(panel.targets[30 + date]))[stocks[mine], 1].double()
+            torch.testing.assert_close(
+                by_sector.relative[0, date, mine, 1], (raw - raw.mean()).float()
+            )
+    assert (by_sector.relative[~by_sector.valid] == 0).all()
+
+
 def test_a_batch_is_counted_as_its_tensors_are(stored_panel):
     """On the host, from the panel, for the means of its loss: as the device would count them."""
     panel = read_panel(stored_panel[0])

@@ -39,9 +39,12 @@ def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return quantiles.requires_grad_(), target
 
 
-def masked(target: torch.Tensor, filler: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """As the device panel hands targets over: unknown ones replaced, and which are known."""
-    return target.nan_to_num(filler), torch.isfinite(target)
+def masked(
+    target: torch.Tensor, filler: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As the device panel hands targets over: unknown ones replaced, twice, and which are known."""
+    filled = target.nan_to_num(filler)
+    return filled, filled, torch.isfinite(target)
 
 
 def cross_sections(target: torch.Tensor):
@@ -130,6 +133,21 @@ def test_a_term_equals_its_loop_forward_and_gradient(term, seed):
         TrainingLoss(CONFIG, torch.device("cpu"), DAYS)(quantiles, *masked(target)), term
     )
     assert_agree(ours, SLOW[term](quantiles.double(), target), {"quantiles": quantiles})
+
+
+def test_the_scores_rank_one_return_and_the_quantiles_are_of_another():
+    """As where returns are relative to the sector in the rank term alone."""
+    quantiles, target = batch()
+    relative = torch.where(torch.isnan(target), torch.nan, batch(1)[1].nan_to_num(0.3))
+    filled, _, valid = masked(target)
+    found = TrainingLoss(CONFIG, torch.device("cpu"), DAYS)(
+        quantiles, filled, relative.nan_to_num(0.0), valid
+    )
+    assert_agree(found.rank, slow_rank(quantiles.double(), relative), {"quantiles": quantiles})
+    assert_agree(
+        found.quantile, slow_quantile(quantiles.double(), target), {"quantiles": quantiles}
+    )
+    assert abs(float((found.rank - slow_rank(quantiles, target)).detach())) > 1e-3
 
 
 @pytest.mark.parametrize("filler", [0.0, 1e6, -3.0])

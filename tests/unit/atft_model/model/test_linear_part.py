@@ -73,10 +73,15 @@ def test_a_linear_score_that_does_not_vary_adds_nothing():
     assert torch.equal(part(quantiles, x, scorable, MEDIAN), quantiles)
 
 
-@pytest.mark.parametrize("days", [None, 40.0])
-def test_a_run_fits_it_on_its_training_dates_and_trains_without_it(stored_panel, tmp_path, days):
+@pytest.mark.parametrize(
+    ("days", "relative_to"), [(None, "sector"), (40.0, "sector"), (40.0, "date")]
+)
+def test_a_run_fits_it_on_its_training_dates_and_trains_without_it(
+    stored_panel, tmp_path, days, relative_to
+):
     trainer = small_trainer(stored_panel, tmp_path, {"model": {"linear_days": days, "dropout": 0.0,
-                            "input_skip_noise": 0.0}})  # fmt: skip
+                            "input_skip_noise": 0.0}, "loss": {"rank_relative_to": relative_to}}
+                            )  # fmt: skip
     model, data = trainer.model, trainer.data
     batch = data.batch(np.flatnonzero(trainer.validation_dates)[:1], 1)
     with torch.no_grad():
@@ -90,5 +95,9 @@ def test_a_run_fits_it_on_its_training_dates_and_trains_without_it(stored_panel,
     )
     assert (in_training - scored).abs().max() > 1e-3
     assert not any(name.startswith("linear_part") for name, _ in model.named_parameters())
-    expected = linear_weights(data.panel, trainer.config.model.linear_penalty)
-    np.testing.assert_allclose(model.linear_part.weights.numpy(), expected, rtol=1e-6)
+    penalty = trainer.config.model.linear_penalty
+    expected = linear_weights(data.panel, penalty, relative_to)
+    other = linear_weights(data.panel, penalty, "date" if relative_to == "sector" else "sector")
+    found = model.linear_part.weights.numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert np.abs(found - other).max() > 1e-4
