@@ -171,6 +171,7 @@ def train(
     statistics = fit_statistics(panel, panel.split.train)
     scale = fit_target_scale(panel, panel.split.train)
     log_targets(panel, scale)
+    log_relative(panel, config)
     data = DevicePanel(panel, graph, statistics, scale, config.model.lookback, device,
                        config.loss.rank_relative_to)  # fmt: skip
     trainer = build_trainer(config, data, folder, reporter, identity, group)
@@ -203,6 +204,16 @@ def training_panel(folder: Path, fold: Fold | None) -> Panel:
     for name, reason in panel.left_out.items():
         log.info("left out of fold %s: %s: %s", fold.period, name, reason)
     return panel
+
+
+def log_relative(panel: Panel, config: RunConfig) -> None:
+    """How many stocks are ranked within a sector, where scores learn to rank so."""
+    if config.loss.rank_relative_to == "sector":
+        known = int((np.asarray(panel.sector) > 0).sum())
+        log.info(
+            "loss.rank_relative_to is sector: returns of %d of %d stocks count relative to their "
+            "sector, the others' relative to their date", known, len(panel.codes),
+        )  # fmt: skip
 
 
 def log_targets(panel: Panel, scale: TargetScale) -> None:

@@ -592,7 +592,7 @@ def write_report(
         "Source": panel.source,
         **{name.capitalize(): f"{panel.part_dates(name)[0]} to {panel.part_dates(name)[1]}"
            for name in panel.split.parts()},
-        **panel_identity(part), "Score": score_in_words(folder), "Seed": str(record["seed"]),
+        **panel_identity(part), "Score": score_in_words(folder, panel), "Seed": str(record["seed"]),
         "Parameters": f"{record['parameters']:,}", "Device": record["device"],
         "Training": f"{record['epochs']} epochs, {record['seconds']:.0f} s",
         "torch": record["versions"]["torch"],
@@ -622,15 +622,24 @@ def panel_identity(part: TestPart) -> dict[str, str]:
     }  # fmt: skip
 
 
-def score_in_words(folder: Path) -> str:
-    """What the score of a run is made of: the network's, and a regression's where it has one."""
-    days = json.loads((folder / "config.json").read_text())["model"].get("linear_days")
-    if days is None:
-        return "the network's"
-    return (
-        "the network's, and that of a linear regression on the last day's inputs, weighed by the "
-        f"horizon over {days:g} days"
-    )
+def score_in_words(folder: Path, panel: Panel) -> str:
+    """What a run's score is made of, network and regression, and which returns it learned from."""
+    config = json.loads((folder / "config.json").read_text())
+    days = config["model"].get("linear_days")
+    words = "the network's"
+    if days is not None:
+        words += (
+            ", and that of a linear regression on the last day's inputs, weighed by the horizon "
+            f"over {days:g} days"
+        )
+    if config["loss"].get("rank_relative_to") != "sector":
+        return words
+    known = int((np.asarray(panel.sector) > 0).sum())
+    if not known:
+        return f"{words}; no stock's sector is known, so it learned to rank returns of the date"
+    others = len(panel.codes) - known
+    rest = f" ({others:,} of an unknown sector: to their date)" if others else ""
+    return f"{words}; it learned to rank returns relative to their sector{rest}"
 
 
 def report_data(

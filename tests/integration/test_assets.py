@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -11,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from atft_model.data.panel import Panel, read_panel
 from atft_pipeline.__main__ import exit_code, failures
 from atft_pipeline.assets.evaluation import score_in_words
 from atft_pipeline.checks.record import read_verdicts
@@ -285,12 +287,25 @@ def test_a_signal_free_market_shows_no_skill_and_exits_0(whole):
     assert exit_code(result) == 0
 
 
-def test_a_report_says_what_a_score_is_made_of(tmp_path):
-    (tmp_path / "config.json").write_text('{"model": {"linear_days": null}}')
-    assert score_in_words(tmp_path) == "the network's"
-    (tmp_path / "config.json").write_text('{"model": {"linear_days": 20.0}}')
-    assert score_in_words(tmp_path).endswith("linear regression on the last day's inputs, weighed "
-                                             "by the horizon over 20 days")  # fmt: skip
+def test_a_report_says_what_a_score_is_made_of(tmp_path, stored_panel):
+    panel = read_panel(stored_panel[0])
+
+    def words(days: float | None, relative_to: str, panel: Panel = panel) -> str:
+        config = {"model": {"linear_days": days}, "loss": {"rank_relative_to": relative_to}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        return score_in_words(tmp_path, panel)
+
+    assert words(None, "date") == "the network's"
+    assert words(20.0, "date").endswith("linear regression on the last day's inputs, weighed by "
+                                        "the horizon over 20 days")  # fmt: skip
+    to_sector = "the network's; it learned to rank returns relative to their sector"
+    assert words(None, "sector") == to_sector
+    sector = np.array(panel.sector)
+    sector[:3] = 0
+    some = replace(panel, sector=sector)
+    assert words(None, "sector", some) == f"{to_sector} (3 of an unknown sector: to their date)"
+    none = replace(panel, sector=np.zeros_like(sector))
+    assert "no stock's sector is known" in words(None, "sector", none)
 
 
 def test_evaluation_is_queryable_and_reported(whole):

@@ -180,13 +180,14 @@ def test_nothing_can_be_held_on_days_without_scores(folds):
 def test_the_report_says_which_periods_scores_are_made_otherwise(folds):
     storage = Storage(market=Market(), data_dir=str(folds), dataset=DATA_SET)
     known = stored_folds(storage)
-    alike = scores_in_words(storage, known)
+    panel = read_panel(folds / DATA_SET / "panel")
+    alike = scores_in_words(storage, known, panel)
     assert "2016" not in alike
     path = storage.folds / "2016-Q3-run" / "config.json"
     config = json.loads(path.read_text())
     config["model"]["linear_days"] = 33.0 if config["model"]["linear_days"] is None else None
     path.write_text(json.dumps(config))
-    words = scores_in_words(storage, known)
+    words = scores_in_words(storage, known, panel)
     assert words.startswith(f"2016-Q2: {alike}; 2016-Q3: the network's")
 
 
