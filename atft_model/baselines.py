@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from atft_model.data.normalizer import TimeSeriesStatistics, apply_time_series
 from atft_model.data.panel import Panel, fit_statistics
-from atft_model.data.relative import RelativeTo, relative_returns
+from atft_model.data.relative import RelativeTo, relative_returns, training_returns
 from atft_model.metrics.rank_ic import rank_ic
 
 RIDGE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -56,16 +56,21 @@ def shuffled_within_date(
     return shuffled
 
 
-def ridge(panel: Panel, horizon: int) -> Float[np.ndarray, "dates stocks"]:
+def ridge(
+    panel: Panel, horizon: int, relative_to: RelativeTo = "date"
+) -> Float[np.ndarray, "dates stocks"]:
     """Linear regression of the demeaned forward return on the panel's features, L2-penalised."""
-    statistics, weights = fit_statistics(panel, panel.split.train), ridge_weights(panel, horizon)
+    weights = ridge_weights(panel, horizon, relative_to)
+    statistics = fit_statistics(panel, panel.split.train)
     score = np.stack(
         [day_features(panel, statistics, day) @ weights for day in range(len(panel.dates))]
     )
     return np.where(panel.observed, score, np.nan)
 
 
-def ridge_weights(panel: Panel, horizon: int) -> Float[np.ndarray, " features"]:
+def ridge_weights(
+    panel: Panel, horizon: int, relative_to: RelativeTo = "date"
+) -> Float[np.ndarray, " features"]:
     """Coefficients of ``ridge``, one for each normalized feature.
 
     Fitted on tradable rows of the training dates; the penalty with the best rank IC on validation
@@ -73,7 +78,9 @@ def ridge_weights(panel: Panel, horizon: int) -> Float[np.ndarray, " features"]:
     """
     index = panel.horizons.index(horizon)
     statistics = fit_statistics(panel, panel.split.train)
-    gram, moment, rows = normal_equations(panel, index, statistics)
+    sector = np.asarray(panel.sector)
+    returns = relative_returns(training_returns(panel, index), sector, relative_to)
+    gram, moment, rows = normal_equations(panel, returns, statistics)
     width = len(moment)
     best, best_ic = np.zeros(width), -np.inf
     for penalty in RIDGE_PENALTIES:
@@ -85,28 +92,23 @@ def ridge_weights(panel: Panel, horizon: int) -> Float[np.ndarray, " features"]:
 
 
 def normal_equations(
-    panel: Panel, index: int, statistics: TimeSeriesStatistics, relative_to: RelativeTo = "date"
+    panel: Panel, returns: Float[np.ndarray, "dates stocks 1"], statistics: TimeSeriesStatistics
 ) -> tuple[Float[np.ndarray, "features features"], Float[np.ndarray, " features"], int]:
-    """Sums of x xᵀ and of x y over tradable rows of the training dates, and how many rows.
+    """Sums of x xᵀ and of x y over rows of the training dates with a return, and how many rows.
 
-    Features are demeaned within the date and returns at least so: what all stocks of a date share
-    explains nothing.
+    Features are demeaned within the date, so what its returns share explains nothing.
 
     Args:
-        index: Position of the target's horizon.
-        relative_to: What the returns are relative to.
+        returns: Of the training dates; NaN where there is no row.
     """
     width = len(panel.feature_names)
     gram, moment, rows = np.zeros((width, width)), np.zeros(width), 0
-    sector = np.asarray(panel.sector)
-    for day in range(*panel.split.train):
-        features, target = day_features(panel, statistics, day), panel.targets[day, :, index]
-        use = panel.tradable[day] & np.isfinite(target)
+    for day, target in zip(range(*panel.split.train), returns[..., 0], strict=True):
+        features, use = day_features(panel, statistics, day), np.isfinite(target)
         if use.sum() < 2:
             continue
         x = features[use] - features[use].mean(axis=0)
-        raw = np.where(use, target, np.nan).astype(np.float64)
-        y = relative_returns(raw[None, :, None], sector, relative_to)[0, use, 0]
+        y = target[use] - target[use].mean()
         gram += x.T @ x
         moment += x.T @ y
         rows += len(y)

@@ -20,12 +20,18 @@ import torch
 from torch import Tensor, nn
 
 from atft_model.config import RunConfig
-from atft_model.data.batches import DevicePanel, fit_target_scale
+from atft_model.data.batches import fit_target_scale
 from atft_model.data.graph import GraphConfig, StockGraph
 from atft_model.data.panel import Panel, fit_statistics
 from atft_model.data.splits import SplitConfig, split_dates
 from atft_model.errors import InputError
-from atft_model.run import build_trainer, check_compile, choose_device, describe_device
+from atft_model.run import (
+    build_trainer,
+    check_compile,
+    choose_device,
+    describe_device,
+    training_data,
+)
 from atft_model.training.loop import Progress, Trainer
 from atft_model.training.reporter import Reporter
 
@@ -89,10 +95,10 @@ def measure(config: RunConfig, size: BenchSize) -> dict[str, Any]:
     config = replace(config, training=replace(config.training, max_steps_per_epoch=size.steps))
     torch.manual_seed(config.training.seed)
     panel = random_panel(size)
-    data = DevicePanel(
-        panel, random_graph(panel, GraphConfig().neighbours),
+    data = training_data(
+        config, panel, random_graph(panel, GraphConfig().neighbours),
         fit_statistics(panel, panel.split.train), fit_target_scale(panel, panel.split.train),
-        config.model.lookback, device, config.loss.rank_relative_to,
+        device,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         with _empty_cache() if config.training.compile else contextlib.nullcontext():

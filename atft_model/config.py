@@ -49,9 +49,10 @@ class ModelConfig:
         None, "Horizon at which a linear regression on the last day's inputs weighs as much in the "
         "score as the network; at shorter ones it weighs less. null: no linear part."
     )  # fmt: skip
-    linear_penalty: float = setting(
-        0.3, "Group lasso of that regression, as a share of the penalty that leaves no input: long "
-        "labels overlap, so they afford few inputs."
+    linear_penalty: float | None = setting(
+        None, "Group lasso of that regression, as a share of the penalty that leaves no input: "
+        "long labels overlap, so they afford few. null: 0.15 for returns relative to their sector, "
+        "0.3 for those relative to their date."
     )  # fmt: skip
     quantiles: tuple[float, ...] = setting(
         (0.05, 0.25, 0.5, 0.75, 0.95),
@@ -71,7 +72,8 @@ class LossConfig:
     rank_weight: float = setting(1.0, "1 - within-date correlation of score and target rank.")
     rank_relative_to: Literal["date", "sector"] = setting(
         "date", "What a return is relative to where scores learn to rank, in the rank term and the "
-        "linear part: the mean of its date, or of its sector on that date."
+        "linear part: the mean of its date, or of its sector on that date where the sector is "
+        "known and has five known returns."
     )  # fmt: skip
     horizon_power: float = setting(
         0.0, "Rank weight of horizon h is h to minus this: long labels overlap, so they say less."
@@ -221,8 +223,7 @@ class RunConfig:
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # The built-in market on two CPU cores, in minutes; docs/skill.md says what each setting is for.
     "quick": {
-        "model": {"hidden_size": 16, "lookback": 10, "input_skip": 8, "linear_days": 20.0,
-                  "linear_penalty": 0.15},
+        "model": {"hidden_size": 16, "lookback": 10, "input_skip": 8, "linear_days": 20.0},
         "loss": {"horizon_power": 1.0, "rank_relative_to": "sector"},
         "optimizer": {"learning_rate": 1e-3, "short_path_rate": 10.0, "schedule": "cosine",
                       "warmup_steps": 10},
@@ -327,7 +328,7 @@ def check_values(config: RunConfig) -> None:
             f"{config.training.early_stopping_patience}; an early stop goes by the best epoch: set "
             "keep to 'best' or early_stopping_patience to 0"
         )
-    if not 0 <= model.linear_penalty < 1:
+    if model.linear_penalty is not None and not 0 <= model.linear_penalty < 1:
         raise InputError(
             f"model.linear_penalty is {model.linear_penalty}; expected 0 up to below 1"
         )

@@ -5,7 +5,12 @@ from jaxtyping import Float
 
 from atft_model.baselines import normal_equations
 from atft_model.data.panel import Panel, fit_statistics
-from atft_model.data.relative import RelativeTo
+from atft_model.data.relative import (
+    RelativeTo,
+    relative_returns,
+    sector_share,
+    training_returns,
+)
 
 STEPS = 5000
 """At most; a fit on the built-in market takes a few hundred."""
@@ -13,8 +18,12 @@ TOLERANCE = 1e-8
 """Change of the weights in a step, as a share of their size, at which they count as found."""
 
 
+PENALTIES: dict[RelativeTo, float] = {"date": 0.3, "sector": 0.15}
+"""By what returns are relative to; chosen on drawn markets (docs/skill.md)."""
+
+
 def linear_weights(
-    panel: Panel, penalty: float, relative_to: RelativeTo = "date"
+    panel: Panel, penalty: float | None = None, relative_to: RelativeTo = "date"
 ) -> Float[np.ndarray, "features horizons"]:
     """Coefficients of each normalized feature for each horizon, few of them other than 0.
 
@@ -23,13 +32,19 @@ def linear_weights(
     model.
 
     Args:
-        penalty: As a share of the one that leaves no input.
+        penalty: As a share of the one that leaves no input; None: that of ``PENALTIES`` for what
+            most returns are relative to.
         relative_to: What the returns are relative to; the inputs are demeaned within the date.
     """
+    if penalty is None:
+        most = sector_share(panel, relative_to) > 0.5
+        penalty = PENALTIES["sector" if most else "date"]
+    sector = np.asarray(panel.sector)
     statistics = fit_statistics(panel, panel.split.train)
     grams, moments = [], []
     for index in range(len(panel.horizons)):
-        gram, moment, rows = normal_equations(panel, index, statistics, relative_to)
+        returns = relative_returns(training_returns(panel, index), sector, relative_to)
+        gram, moment, rows = normal_equations(panel, returns, statistics)
         size = np.linalg.norm(moment)
         grams.append(gram / max(rows, 1))
         moments.append(moment / size if size > 0 else moment)

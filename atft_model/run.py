@@ -37,6 +37,7 @@ from atft_model.data.graph import StockGraph, read_graph
 from atft_model.data.normalizer import TimeSeriesStatistics
 from atft_model.data.panel import Panel, check_axes, fit_statistics, read_panel
 from atft_model.data.random_graph import random_graph
+from atft_model.data.relative import sector_share
 from atft_model.data.splits import assert_purged
 from atft_model.errors import InputError
 from atft_model.group_lasso import linear_weights
@@ -171,9 +172,9 @@ def train(
     statistics = fit_statistics(panel, panel.split.train)
     scale = fit_target_scale(panel, panel.split.train)
     log_targets(panel, scale)
-    log_relative(panel, config)
-    data = DevicePanel(panel, graph, statistics, scale, config.model.lookback, device,
-                       config.loss.rank_relative_to)  # fmt: skip
+    share = sector_share(panel, config.loss.rank_relative_to)
+    log_relative(config, share)
+    data = training_data(config, panel, graph, statistics, scale, device)
     trainer = build_trainer(config, data, folder, reporter, identity, group)
     progress = begin(trainer, state)
     trainer.fit(folder, progress)
@@ -182,6 +183,7 @@ def train(
     record = {
         **run_record(config, panel, graph, statistics, scale, folder, progress),
         **how_it_ran(trainer, identity),
+        "relative_to_sector": share,
         "seconds": time.monotonic() - started,
         "resumed": state is not None,
     }
@@ -206,14 +208,25 @@ def training_panel(folder: Path, fold: Fold | None) -> Panel:
     return panel
 
 
-def log_relative(panel: Panel, config: RunConfig) -> None:
-    """How many stocks are ranked within a sector, where scores learn to rank so."""
+def training_data(
+    config: RunConfig, panel: Panel, graph: StockGraph, statistics: TimeSeriesStatistics,
+    scale: TargetScale, device: torch.device,
+) -> DevicePanel:  # fmt: skip
+    """The panel as a run trains on it."""
+    return DevicePanel(
+        panel, graph, statistics, scale, config.model.lookback, device, config.loss.rank_relative_to
+    )
+
+
+def log_relative(config: RunConfig, share: float) -> None:
+    """How much is learned relative to a sector, where scores learn to rank so."""
     if config.loss.rank_relative_to == "sector":
-        known = int((np.asarray(panel.sector) > 0).sum())
-        log.info(
-            "loss.rank_relative_to is sector: returns of %d of %d stocks count relative to their "
-            "sector, the others' relative to their date", known, len(panel.codes),
-        )  # fmt: skip
+        log.log(
+            logging.INFO if share else logging.WARNING,
+            "loss.rank_relative_to is sector: %.0f%% of the training returns count relative to "
+            "their sector, the others (sector unknown, or with few stocks) relative to their date",
+            100 * share,
+        )
 
 
 def log_targets(panel: Panel, scale: TargetScale) -> None:
@@ -372,7 +385,8 @@ def build_trainer(
     model = ATFT(config.model, model_shape(panel))
     initialize(model, config.model)
     if model.linear_part is not None:
-        fitted = linear_weights(panel, config.model.linear_penalty, config.loss.rank_relative_to)
+        relative_to = config.loss.rank_relative_to
+        fitted = linear_weights(panel, config.model.linear_penalty, relative_to)
         model.linear_part.weights.copy_(torch.from_numpy(fitted))
     model.to(data.device)
     if training.kept_gib is not None:

@@ -6,7 +6,8 @@ command line of the library, and scored on the test dates against realised retur
 IC, ``planted`` is the rank correlation of a score with the planted return itself: it says the same
 with a tenth of the noise, and only a drawn market can tell it. ``expected`` is the mean rank IC
 with new signs of the noise, which is the target less the planted return: without the luck of one
-draw. ``network`` is the model without its linear part, where it has one.
+draw. ``network`` is the model without its linear part, where it has one; ``ridge_sector`` is ridge
+fitted to returns relative to their sector, as the preset learns from.
 """
 
 import argparse
@@ -44,7 +45,7 @@ from atft_pipeline.transforms.targets import forward_returns
 from atft_pipeline.transforms.universe import UniverseConfig, trading_universe
 from atft_pipeline.transforms.validity import ValidityRules, quarantine_invalid
 
-MODELS = ("model", "network", "ridge", "lightgbm", "oracle")
+MODELS = ("model", "network", "ridge", "ridge_sector", "lightgbm", "oracle")
 DEALS = 20
 """Of a market's noise; then what is left of its luck is a tenth of its standard error or less."""
 
@@ -169,7 +170,8 @@ def one_market(seed: int, signal: float, config: RunConfig) -> list[dict[str, An
         if config.model.linear_days is not None:
             scores["network"] = network_scores(panel, folder)
         trees = boosted_trees(panel)
-        scores["ridge"] = np.stack([ridge(panel, h) for h in panel.horizons], axis=-1)
+        for name, to in (("ridge", "date"), ("ridge_sector", "sector")):
+            scores[name] = np.stack([ridge(panel, h, to) for h in panel.horizons], axis=-1)
         scores["lightgbm"] = np.stack([trees[h] for h in panel.horizons], axis=-1)
         scores["oracle"] = planted
         rows = judge(panel, scores, planted)

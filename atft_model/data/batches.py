@@ -48,7 +48,7 @@ class WindowBatch:
     edge_attr: Float[Tensor, "runs length stocks k attributes"]
     scorable: Bool[Tensor, "runs length stocks"]
     target: Float[Tensor, "runs length stocks horizons"]
-    relative: Float[Tensor, "runs length stocks horizons"]
+    rank_target: Float[Tensor, "runs length stocks horizons"]
     """What the rank term orders: the target, or the return relative to its sector."""
     valid: Bool[Tensor, "runs length stocks horizons"]
     positions: Int[Tensor, "runs length"]
@@ -95,9 +95,9 @@ class DevicePanel:
 
     Features are normalized with ``statistics`` (fitted on training dates); an unknown value then
     becomes 0, the mean, and the ``is_valid_*`` inputs tell the model which ones were unknown.
-    Targets are demeaned within the date over tradable stocks and divided by the training standard
-    deviation of their horizon. ``relative`` holds the same or, where ``relative_to`` says so,
-    returns relative to their sector; their scale means nothing.
+    Targets are demeaned within the date over the stocks that can be scored and divided by the
+    training standard deviation of their horizon. ``rank_target`` is the same or, where
+    ``relative_to`` says so, returns relative to their sector; their scale means nothing.
     """
 
     def __init__(
@@ -125,10 +125,10 @@ class DevicePanel:
         """[dates, horizons], on the host."""
         self.valid = torch.from_numpy(np.isfinite(target)).to(device)
         self.target = torch.from_numpy(np.nan_to_num(target)).to(device)
-        self.relative = self.target
+        self.rank_target = self.target
         if relative_to != "date":
             relative = targets_relative_to(panel, scorable, relative_to).astype(np.float32)
-            self.relative = torch.from_numpy(np.nan_to_num(relative)).to(device)
+            self.rank_target = torch.from_numpy(np.nan_to_num(relative)).to(device)
         self.sector = torch.from_numpy(np.array(panel.sector)).long().to(device)
         self.market = torch.from_numpy(np.array(panel.market)).long().to(device)
         self.graph_index = torch.from_numpy(graph.at(len(panel.dates))).to(device)
@@ -150,6 +150,7 @@ class DevicePanel:
         stocks = torch.from_numpy(_pack(np.asarray(runs.any(axis=1)))).to(self.device)
         cells = positions[:, :, None], stocks[:, None]
         neighbours, edge_attr = self._edges(positions, stocks)
+        target = self.target[cells]
         return WindowBatch(
             features=self.features[days, stocks[:, None]],
             observed=self.observed[days, stocks[:, None]],
@@ -158,8 +159,8 @@ class DevicePanel:
             neighbours=neighbours,
             edge_attr=edge_attr,
             scorable=self.scorable[cells],
-            target=(target := self.target[cells]),
-            relative=target if self.relative is self.target else self.relative[cells],
+            target=target,
+            rank_target=target if self.rank_target is self.target else self.rank_target[cells],
             valid=self.valid[cells],
             positions=positions,
             stocks=stocks,

@@ -1,9 +1,12 @@
 """Returns relative to those of other stocks on the same date. NumPy only, no torch."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+
+from atft_model.data.panel import Panel
 
 RelativeTo = Literal["date", "sector"]
 MIN_SECTOR = 5
@@ -25,25 +28,53 @@ def relative_returns(
 ) -> Float[np.ndarray, "dates stocks h"]:
     """Returns less the mean of their date, or of their sector on that date.
 
-    What all stocks of a sector do together is most of what a day's returns have in common and says
-    nothing of one stock against another of its sector: less of it, less noise to learn from
-    (industry-neutral returns: Asness, Porter & Stevens 2000). Stocks of an unknown sector (0), and
-    those of sectors with fewer than ``MIN_SECTOR`` known returns on the date, are taken relative
-    to the date.
+    Beside the market, a sector is what moves many stocks at once; of one stock against another of
+    its sector that says nothing. Less of it is less noise to learn from. (Asness, Porter & Stevens
+    2000 take predictors relative to the industry; when sectors themselves are worth ranking, see
+    Ehsani, Harvey & Li 2023.) Stocks of an unknown sector (0), and those of sectors with fewer
+    than ``MIN_SECTOR`` known returns on the date, are taken relative to the date.
 
     Args:
         values: NaN where unknown; unknown ones stay so.
+        sector: One for all dates: the newest listing's, as a panel has it.
     """
-    mean = date_mean(values)
+    means = np.broadcast_to(date_mean(values), values.shape)
     if relative_to == "date":
-        return values - mean
-    known = np.isfinite(values)
-    filled = np.where(known, values, 0.0)
-    means = np.broadcast_to(mean, values.shape).copy()
+        return values - means
+    means = means.copy()
+    for members, mean, enough in _sectors(values, sector):
+        means[:, members] = np.where(enough, mean, means[:, members])
+    return values - means
+
+
+def training_returns(panel: Panel, index: int) -> Float[np.ndarray, "dates stocks 1"]:
+    """Raw targets of one horizon on training dates, float64; NaN where not tradable or unknown."""
+    part = slice(*panel.split.train)
+    target = np.asarray(panel.targets[part, :, index], dtype=np.float64)
+    known = np.asarray(panel.tradable[part]) & np.isfinite(target)
+    return np.where(known, target, np.nan)[..., None]
+
+
+def sector_share(panel: Panel, relative_to: RelativeTo) -> float:
+    """Share of the training dates' known returns that are taken relative to a sector."""
+    if relative_to == "date":
+        return 0.0
+    relative = total = 0
+    for index in range(len(panel.horizons)):
+        values = training_returns(panel, index)
+        known = np.isfinite(values)
+        total += int(known.sum())
+        for members, _, enough in _sectors(values, np.asarray(panel.sector)):
+            relative += int((known[:, members] & enough).sum())
+    return relative / max(total, 1)
+
+
+def _sectors(
+    values: Float[np.ndarray, "dates stocks h"], sector: Int[np.ndarray, " stocks"]
+) -> Iterator[tuple[np.ndarray, Float[np.ndarray, "dates 1 h"], Bool[np.ndarray, "dates 1 h"]]]:
+    """Each known sector's stocks, its mean, and whether it has enough known returns."""
     for number in np.unique(sector[sector > 0]):
         members = np.flatnonzero(sector == number)
-        count = known[:, members].sum(axis=1, keepdims=True)
-        total = filled[:, members].sum(axis=1, keepdims=True)
-        own = total / np.maximum(count, 1)
-        means[:, members] = np.where(count >= MIN_SECTOR, own, means[:, members])
-    return values - means
+        mine = values[:, members]
+        count = np.isfinite(mine).sum(axis=1, keepdims=True)
+        yield members, date_mean(mine), count >= MIN_SECTOR

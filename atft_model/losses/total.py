@@ -43,7 +43,7 @@ class TrainingLoss:
         self,
         quantiles: Float[Tensor, "runs length stocks horizons quantiles"],
         target: Float[Tensor, "runs length stocks horizons"],
-        relative: Float[Tensor, "runs length stocks horizons"],
+        rank_target: Float[Tensor, "runs length stocks horizons"],
         valid: Bool[Tensor, "runs length stocks horizons"],
         whole: BatchCounts | None = None,
     ) -> LossTerms:
@@ -51,12 +51,12 @@ class TrainingLoss:
 
         Args:
             target: What the quantiles are of.
-            relative: What the scores are to rank; equal to ``target``, or relative to the sector.
+            rank_target: What the scores are to rank: the same, or returns relative to the sector.
             whole: Counts of the step's whole batch, where this one is a part of it: the parts'
                 terms then add up to those of the whole.
         """
         quantiles = quantiles.float().flatten(0, 1)
-        target, relative = target.flatten(0, 1), relative.flatten(0, 1)
+        target, rank_target = target.flatten(0, 1), rank_target.flatten(0, 1)
         valid = valid.flatten(0, 1)
         score = quantiles[..., self.median]
         entries = ranked = weighted = None
@@ -66,7 +66,7 @@ class TrainingLoss:
                 dates * weight for dates, weight in zip(whole.ranked, self.on_host, strict=True)
             )
         quantile = quantile_loss(quantiles, target, valid, self.levels, entries)
-        rank = rank_loss(score, relative, valid, self.min_stocks, self.horizon_weights, weighted)
+        rank = rank_loss(score, rank_target, valid, self.min_stocks, self.horizon_weights, weighted)
         variance = variance_penalty(score, valid, self.std_floor, self.min_stocks, ranked)
         total = (
             self.weights.quantile_weight * quantile

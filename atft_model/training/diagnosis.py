@@ -38,7 +38,7 @@ def first_offender(
     seen: list[str] = []
     with hooked(module.register_forward_hook(_note(name, seen))
                 for name, module in model.named_modules() if name):  # fmt: skip
-        total = loss(model(batch).float(), batch.target, batch.relative, batch.valid).total
+        total = loss(model(batch).float(), batch.target, batch.rank_target, batch.valid).total
     model.train(training)
     if seen:
         return f"output of {seen[0]}"

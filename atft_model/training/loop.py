@@ -202,7 +202,7 @@ class Trainer:
                 self.group.backward_of(self.replica, last=part is mine[-1]),
             ):
                 quantiles = forward(self.replica, seen, config.precision)
-                terms = self.loss(quantiles, seen.target, seen.relative, seen.valid, whole)
+                terms = self.loss(quantiles, seen.target, seen.rank_target, seen.valid, whole)
                 # The replica's backward pass averages over processes; their sum is meant.
                 self.loss_scale.backward(self.group.size * terms.total)
             score = self.model.point_score(quantiles.detach())

@@ -81,7 +81,7 @@ def predict_quantiles(
         output = forward(model, batch, config.training.precision)
         neighbours += neighbour_counts(batch)
         if loss is not None:
-            losses += loss(output, batch.target, batch.relative, batch.valid).total
+            losses += loss(output, batch.target, batch.rank_target, batch.valid).total
         date = batch.positions[:, :, None].expand(batch.scorable.shape)[batch.scorable]
         stock = batch.stocks[:, None].expand(batch.scorable.shape)[batch.scorable]
         quantiles[date.cpu().numpy(), stock.cpu().numpy()] = output[batch.scorable].cpu().numpy()

@@ -592,7 +592,7 @@ def write_report(
         "Source": panel.source,
         **{name.capitalize(): f"{panel.part_dates(name)[0]} to {panel.part_dates(name)[1]}"
            for name in panel.split.parts()},
-        **panel_identity(part), "Score": score_in_words(folder, panel), "Seed": str(record["seed"]),
+        **panel_identity(part), "Score": score_in_words(folder), "Seed": str(record["seed"]),
         "Parameters": f"{record['parameters']:,}", "Device": record["device"],
         "Training": f"{record['epochs']} epochs, {record['seconds']:.0f} s",
         "torch": record["versions"]["torch"],
@@ -622,7 +622,7 @@ def panel_identity(part: TestPart) -> dict[str, str]:
     }  # fmt: skip
 
 
-def score_in_words(folder: Path, panel: Panel) -> str:
+def score_in_words(folder: Path) -> str:
     """What a run's score is made of, network and regression, and which returns it learned from."""
     config = json.loads((folder / "config.json").read_text())
     days = config["model"].get("linear_days")
@@ -632,14 +632,17 @@ def score_in_words(folder: Path, panel: Panel) -> str:
             ", and that of a linear regression on the last day's inputs, weighed by the horizon "
             f"over {days:g} days"
         )
-    if config["loss"].get("rank_relative_to") != "sector":
-        return words
-    known = int((np.asarray(panel.sector) > 0).sum())
-    if not known:
-        return f"{words}; no stock's sector is known, so it learned to rank returns of the date"
-    others = len(panel.codes) - known
-    rest = f" ({others:,} of an unknown sector: to their date)" if others else ""
-    return f"{words}; it learned to rank returns relative to their sector{rest}"
+    return f"{words}; it learned to rank returns relative to their {_relative_to(folder, config)}"
+
+
+def _relative_to(folder: Path, config: Mapping[str, Any]) -> str:
+    if config["loss"].get("rank_relative_to", "date") == "date":
+        return "date"
+    share = json.loads((folder / "run.json").read_text())["relative_to_sector"]
+    if not share:
+        return "date: no sector is known, or none has enough stocks"
+    rest = f" ({share:.0%} of them; the others to their date)" if share < 1 else ""
+    return f"sector{rest}"
 
 
 def report_data(

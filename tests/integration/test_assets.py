@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -12,7 +11,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from atft_model.data.panel import Panel, read_panel
 from atft_pipeline.__main__ import exit_code, failures
 from atft_pipeline.assets.evaluation import score_in_words
 from atft_pipeline.checks.record import read_verdicts
@@ -287,25 +285,22 @@ def test_a_signal_free_market_shows_no_skill_and_exits_0(whole):
     assert exit_code(result) == 0
 
 
-def test_a_report_says_what_a_score_is_made_of(tmp_path, stored_panel):
-    panel = read_panel(stored_panel[0])
-
-    def words(days: float | None, relative_to: str, panel: Panel = panel) -> str:
+def test_a_report_says_what_a_score_is_made_of(tmp_path):
+    def words(days: float | None, relative_to: str, share: float = 0.0) -> str:
         config = {"model": {"linear_days": days}, "loss": {"rank_relative_to": relative_to}}
         (tmp_path / "config.json").write_text(json.dumps(config))
-        return score_in_words(tmp_path, panel)
+        (tmp_path / "run.json").write_text(json.dumps({"relative_to_sector": share}))
+        return score_in_words(tmp_path)
 
-    assert words(None, "date") == "the network's"
-    assert words(20.0, "date").endswith("linear regression on the last day's inputs, weighed by "
-                                        "the horizon over 20 days")  # fmt: skip
-    to_sector = "the network's; it learned to rank returns relative to their sector"
-    assert words(None, "sector") == to_sector
-    sector = np.array(panel.sector)
-    sector[:3] = 0
-    some = replace(panel, sector=sector)
-    assert words(None, "sector", some) == f"{to_sector} (3 of an unknown sector: to their date)"
-    none = replace(panel, sector=np.zeros_like(sector))
-    assert "no stock's sector is known" in words(None, "sector", none)
+    network = "the network's; it learned to rank returns relative to their "
+    assert words(None, "date") == f"{network}date"
+    assert ("linear regression on the last day's inputs, weighed by the horizon over 20 days"
+            in words(20.0, "date"))  # fmt: skip
+    assert words(None, "sector", 1.0) == f"{network}sector"
+    some = words(None, "sector", 0.64)
+    assert some == f"{network}sector (64% of them; the others to their date)"
+    none = words(None, "sector")
+    assert none == f"{network}date: no sector is known, or none has enough stocks"
 
 
 def test_evaluation_is_queryable_and_reported(whole):

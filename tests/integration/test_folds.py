@@ -116,7 +116,8 @@ def test_a_feature_unknown_in_the_training_dates_is_left_out_by_name(trained, tm
     assert late["left_out"] == reasons
     assert late["features"] == [n for n in panel.feature_names if n not in reasons]
     assert f"left out of fold 2020-Q3: {unknown}: no known value" in caplog.text
-    assert "returns of 40 of 40 stocks count relative to their sector" in caplog.text
+    assert "100% of the training returns count relative to their sector" in caplog.text
+    assert late["relative_to_sector"] == 1.0
     table = predict(tmp_path / "run", tmp_path / "panel", tmp_path / "graph")
     assert np.isfinite(table["score"].to_numpy()).all()
 

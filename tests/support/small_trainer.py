@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from atft_model.config import resolve
-from atft_model.data.batches import DevicePanel, fit_target_scale
+from atft_model.data.batches import fit_target_scale
 from atft_model.data.graph import read_graph
 from atft_model.data.panel import fit_statistics, read_panel
-from atft_model.run import build_trainer
+from atft_model.run import build_trainer, training_data
 from atft_model.training.loop import Trainer
 from atft_model.training.reporter import Reporter
 
@@ -24,9 +24,8 @@ def small_trainer(places: tuple[Path, Path], folder: Path, *settings: dict[str, 
              "training": {"device": "cpu"}}  # fmt: skip
     torch.manual_seed(0)
     config = resolve("quick", [("test", layer) for layer in (small, *settings)])
-    data = DevicePanel(
-        panel, graph, fit_statistics(panel, panel.split.train),
-        fit_target_scale(panel, panel.split.train), LOOKBACK, torch.device("cpu"),
-        config.loss.rank_relative_to,
+    data = training_data(
+        config, panel, graph, fit_statistics(panel, panel.split.train),
+        fit_target_scale(panel, panel.split.train), torch.device("cpu"),
     )  # fmt: skip
     return build_trainer(config, data, folder, Reporter(), {})

@@ -106,7 +106,7 @@ def test_later_returns_leave_earlier_scores_bit_identical(long_panel, score):
     np.testing.assert_array_equal(score(changed)[:270], score(long_panel)[:270])
 
 
-def ridge_reference(panel: Panel, horizon: int) -> np.ndarray:
+def ridge_reference(panel: Panel, horizon: int, relative_to: str) -> np.ndarray:
     """Rows stacked one by one, each penalty by least squares on augmented rows; best by scipy."""
     index = panel.horizons.index(horizon)
     fitted = fit_statistics(panel, panel.split.train)
@@ -125,7 +125,9 @@ def ridge_reference(panel: Panel, horizon: int) -> np.ndarray:
             continue
         for stock in chosen:
             rows.append(table[day, stock] - table[day, chosen].mean(axis=0))
-            values.append(target[day, stock] - target[day, chosen].mean())
+            alike = panel.sector[chosen] == panel.sector[stock]
+            mates = chosen[alike] if relative_to == "sector" else chosen  # never below 5
+            values.append(target[day, stock] - target[day, mates].mean())
     x, y = np.array(rows), np.array(values)
     best, best_ic = np.zeros(x.shape[1]), -math.inf
     for penalty in RIDGE_PENALTIES:
@@ -144,10 +146,10 @@ def ridge_reference(panel: Panel, horizon: int) -> np.ndarray:
     return np.where(panel.observed, table @ best, np.nan)
 
 
-@pytest.mark.parametrize("horizon", [1, 20])
-def test_ridge_equals_its_closed_form_on_stacked_rows(panel, horizon):
-    found = ridge(panel, horizon)
-    expected = ridge_reference(panel, horizon)
+@pytest.mark.parametrize(("horizon", "relative_to"), [(1, "date"), (20, "date"), (5, "sector")])
+def test_ridge_equals_its_closed_form_on_stacked_rows(panel, horizon, relative_to):
+    found = ridge(panel, horizon, relative_to)
+    expected = ridge_reference(panel, horizon, relative_to)
     scale = float(np.nanstd(expected))
     assert scale > 0
     np.testing.assert_allclose(found / scale, expected / scale, atol=1e-5)

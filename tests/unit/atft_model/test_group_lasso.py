@@ -129,6 +129,17 @@ def test_it_finds_the_planted_feature_and_sees_no_later_target(panel):
     )
 
 
+def test_the_penalty_follows_what_most_returns_are_relative_to(panel):
+    """Without known sectors all are relative to the date, whatever was asked for."""
+    nowhere = dataclasses.replace(panel, sector=np.zeros_like(panel.sector))
+    for one, relative_to, penalty in (
+        (panel, "sector", 0.15), (panel, "date", 0.3), (nowhere, "sector", 0.3),
+    ):  # fmt: skip
+        expected = linear_weights(one, penalty, relative_to)
+        np.testing.assert_array_equal(linear_weights(one, None, relative_to), expected)
+        assert np.abs(linear_weights(one, 0.2, relative_to) - expected).max() > 1e-4
+
+
 def test_a_feature_that_all_stocks_of_a_date_share_gets_no_weight(panel):
     """The toy panel's last feature is a time series: it can rank nothing."""
     assert panel.normalizers[-1] == "time_series"

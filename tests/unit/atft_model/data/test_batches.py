@@ -14,6 +14,7 @@ from atft_model.data.batches import (
 )
 from atft_model.data.graph import read_graph
 from atft_model.data.panel import fit_statistics, read_panel
+from atft_model.data.relative import MIN_SECTOR
 
 
 def calendar(dates: int, gaps: int) -> np.ndarray:
@@ -92,27 +93,33 @@ def test_the_parts_of_a_batch_hold_each_of_its_dates_once(runs, length, parts):
 
 
 def test_only_what_scores_rank_is_relative_to_the_sector(stored_panel):
+    """The mean is that of the stocks that can be scored; some that are tradable cannot be."""
     panel = read_panel(stored_panel[0])
-    train = panel.split.train
+    train, starts, length = panel.split.train, np.array([30, 77]), 6
     by_date, by_sector = (
         DevicePanel(
             panel, read_graph(stored_panel[1], panel), fit_statistics(panel, train),
             fit_target_scale(panel, train), 5, torch.device("cpu"), relative_to,
-        ).batch(np.array([30, 77]), 6)
+        )
         for relative_to in ("date", "sector")
     )  # fmt: skip
-    assert torch.equal(by_date.relative, by_date.target)
+    assert by_date.rank_target is by_date.target
+    assert (np.asarray(panel.tradable) & ~by_sector.scorable_on_host).any()
+    by_date, by_sector = (data.batch(starts, length) for data in (by_date, by_sector))
+    assert torch.equal(by_date.rank_target, by_date.target)
     assert torch.equal(by_sector.target, by_date.target)
     assert torch.equal(by_sector.valid, by_date.valid)
-    for date in range(6):
-        stocks = by_sector.stocks[0]
-        for number in (1, 2, 3):
-            mine = (by_sector.sector[0] == number) & by_sector.valid[0, date, :, 1]
-            raw = torch.from_numpy(np.array(panel.targets[30 + date]))[stocks[mine], 1].double()
-            torch.testing.assert_close(
-                by_sector.relative[0, date, mine, 1], (raw - raw.mean()).float()
-            )
-    assert (by_sector.relative[~by_sector.valid] == 0).all()
+    for run, start in enumerate(starts):
+        for day in range(length):
+            raw = torch.from_numpy(np.array(panel.targets[start + day], dtype=np.float64))
+            for number in (1, 2, 3):
+                mine = (by_sector.sector[run] == number) & by_sector.valid[run, day, :, 1]
+                assert mine.sum() >= MIN_SECTOR
+                returns = raw[by_sector.stocks[run][mine], 1]
+                torch.testing.assert_close(
+                    by_sector.rank_target[run, day, mine, 1], (returns - returns.mean()).float()
+                )
+    assert (by_sector.rank_target[~by_sector.valid] == 0).all()
 
 
 def test_a_batch_is_counted_as_its_tensors_are(stored_panel):

@@ -1,9 +1,12 @@
 """Returns relative to their date or sector, against loops over the stocks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from atft_model.data.relative import MIN_SECTOR, relative_returns
+from atft_model.data.panel import read_panel
+from atft_model.data.relative import MIN_SECTOR, relative_returns, sector_share
 
 SECTOR = np.array([0] * 4 + [1] * 7 + [2] * 9 + [3] * (MIN_SECTOR - 1))
 """Unknown, two sectors of some size, and one that is always too small."""
@@ -55,6 +58,23 @@ def test_what_a_whole_sector_does_is_gone_and_what_a_small_one_does_is_not(retur
     moved[:, SECTOR == 3] += 5.0
     after = relative_returns(moved, SECTOR, "sector")
     assert np.nanmin((after - before)[:, SECTOR == 3]) > 3.0
+
+
+def test_the_share_counts_the_returns_that_have_a_sector(stored_panel):
+    panel = read_panel(stored_panel[0])
+    assert sector_share(panel, "sector") == 1.0
+    assert sector_share(panel, "date") == 0.0
+    sector = np.zeros_like(panel.sector)
+    assert sector_share(replace(panel, sector=sector), "sector") == 0.0
+    sector[: MIN_SECTOR - 1] = 1
+    assert sector_share(replace(panel, sector=sector), "sector") == 0.0
+    sector[:20] = 2
+    found = sector_share(replace(panel, sector=sector), "sector")
+    part = slice(*panel.split.train)
+    known = np.isfinite(panel.targets[part]) & panel.tradable[part][..., None]
+    of_two = [min(c, 20) for c in known[:, :20].sum(axis=1).ravel().tolist()]
+    assert min(of_two) >= MIN_SECTOR
+    assert found == pytest.approx(sum(of_two) / int(known.sum()))
 
 
 def test_without_known_sectors_it_is_relative_to_the_date(returns):

@@ -128,7 +128,7 @@ def gradients(model: ATFT, market: Market) -> dict[str, torch.Tensor]:
     batch = market.on_device().batch(np.array(STARTS), LENGTH)
     loss = TrainingLoss(resolve("quick"), torch.device("cpu"), market.panel.horizons)
     model.zero_grad()
-    loss(model(batch), batch.target, batch.relative, batch.valid).total.backward()
+    loss(model(batch), batch.target, batch.rank_target, batch.valid).total.backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 

@@ -95,7 +95,7 @@ def test_a_run_fits_it_on_its_training_dates_and_trains_without_it(
     )
     assert (in_training - scored).abs().max() > 1e-3
     assert not any(name.startswith("linear_part") for name, _ in model.named_parameters())
-    penalty = trainer.config.model.linear_penalty
+    penalty = {"date": 0.3, "sector": 0.15}[relative_to]
     expected = linear_weights(data.panel, penalty, relative_to)
     other = linear_weights(data.panel, penalty, "date" if relative_to == "sector" else "sector")
     found = model.linear_part.weights.numpy()
