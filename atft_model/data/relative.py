@@ -30,7 +30,7 @@ def relative_returns(
 
     Beside the market, a sector is what moves many stocks at once; of one stock against another of
     its sector that says nothing. Less of it is less noise to learn from. (Asness, Porter & Stevens
-    2000 take predictors relative to the industry; when sectors themselves are worth ranking, see
+    2000 take predictors relative to the industry; whether sectors themselves are worth ranking:
     Ehsani, Harvey & Li 2023.) Stocks of an unknown sector (0), and those of sectors with fewer
     than ``MIN_SECTOR`` known returns on the date, are taken relative to the date.
 
