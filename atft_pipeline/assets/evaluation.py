@@ -592,7 +592,7 @@ def write_report(
         "Source": panel.source,
         **{name.capitalize(): f"{panel.part_dates(name)[0]} to {panel.part_dates(name)[1]}"
            for name in panel.split.parts()},
-        **panel_identity(part), "Score": score_in_words(folder), "Seed": str(record["seed"]),
+        **panel_identity(part), **score_identity(folder), "Seed": str(record["seed"]),
         "Parameters": f"{record['parameters']:,}", "Device": record["device"],
         "Training": f"{record['epochs']} epochs, {record['seconds']:.0f} s",
         "torch": record["versions"]["torch"],
@@ -622,17 +622,17 @@ def panel_identity(part: TestPart) -> dict[str, str]:
     }  # fmt: skip
 
 
-def score_in_words(folder: Path) -> str:
+def score_identity(folder: Path) -> dict[str, str]:
     """What a run's score is made of, network and regression, and which returns it learned from."""
     config = json.loads((folder / "config.json").read_text())
     days = config["model"].get("linear_days")
-    words = "the network's"
-    if days is not None:
-        words += (
-            ", and that of a linear regression on the last day's inputs, weighed by the horizon "
-            f"over {days:g} days"
-        )
-    return f"{words}; it learned to rank returns relative to their {_relative_to(folder, config)}"
+    linear = "" if days is None else (
+        f", and a linear regression's weighed by the horizon over {days:g} days"
+    )  # fmt: skip
+    return {
+        "Score": f"the network's{linear}",
+        "Learned to rank": f"returns relative to their {_relative_to(folder, config)}",
+    }
 
 
 def _relative_to(folder: Path, config: Mapping[str, Any]) -> str:
@@ -641,8 +641,7 @@ def _relative_to(folder: Path, config: Mapping[str, Any]) -> str:
     share = json.loads((folder / "run.json").read_text())["relative_to_sector"]
     if not share:
         return "date: no sector is known, or none has enough stocks"
-    rest = f" ({share:.0%} of them; the others to their date)" if share < 1 else ""
-    return f"sector{rest}"
+    return f"sector ({100 * share:.0f} %, others to their date)" if share < 1 else "sector"
 
 
 def report_data(

@@ -38,7 +38,7 @@ from atft_pipeline.assets.evaluation import (
     rank_ic_table,
     report_data,
     result_metadata,
-    score_in_words,
+    score_identity,
     scores_of_run,
     skill_outcomes,
     target_scales,
@@ -289,7 +289,7 @@ def walk_forward_evaluation(
         "Test": f"{part.dates[0]} to {part.dates[-1]}",
         "Trained on": "; ".join(f"{period}: {' to '.join(fold.record['split']['train'])}"
                                 for period, fold in folds.items()),
-        **panel_identity(part), "Score": scores_in_words(storage, folds),
+        **panel_identity(part), **scores_identity(storage, folds),
     }  # fmt: skip
     missing = [period for period in test_periods["period"] if period not in folds]
     notes = known_limits(done.results, part)
@@ -339,13 +339,19 @@ def stored_folds(storage: Storage) -> dict[str, FoldEvidence]:
     return folds
 
 
-def scores_in_words(storage: Storage, folds: Mapping[str, FoldEvidence]) -> str:
+def scores_identity(storage: Storage, folds: Mapping[str, FoldEvidence]) -> dict[str, str]:
     """What the periods' scores are made of; period by period where they differ."""
-    words = {period: score_in_words(storage.folds / fold.record["run_id"])
+    found = {period: score_identity(storage.folds / fold.record["run_id"])
              for period, fold in folds.items()}  # fmt: skip
-    if len(set(words.values())) == 1:
-        return next(iter(words.values()))
-    return "; ".join(f"{period}: {text}" for period, text in words.items())
+    identity = {}
+    for name in next(iter(found.values())):
+        words = {period: each[name] for period, each in found.items()}
+        same = len(set(words.values())) == 1
+        identity[name] = (
+            next(iter(words.values())) if same
+            else "; ".join(f"{period}: {text}" for period, text in words.items())
+        )  # fmt: skip
+    return identity
 
 
 def pooled_scores(folds: Mapping[str, FoldEvidence]) -> pl.DataFrame:

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from atft_pipeline.__main__ import exit_code, failures
-from atft_pipeline.assets.evaluation import score_in_words
+from atft_pipeline.assets.evaluation import score_identity
 from atft_pipeline.checks.record import read_verdicts
 from atft_pipeline.transforms import normalize
 
@@ -286,21 +286,19 @@ def test_a_signal_free_market_shows_no_skill_and_exits_0(whole):
 
 
 def test_a_report_says_what_a_score_is_made_of(tmp_path):
-    def words(days: float | None, relative_to: str, share: float = 0.0) -> str:
+    def said(days: float | None, relative_to: str, share: float = 0.0) -> tuple[str, ...]:
         config = {"model": {"linear_days": days}, "loss": {"rank_relative_to": relative_to}}
         (tmp_path / "config.json").write_text(json.dumps(config))
         (tmp_path / "run.json").write_text(json.dumps({"relative_to_sector": share}))
-        return score_in_words(tmp_path)
+        return tuple(score_identity(tmp_path).values())
 
-    network = "the network's; it learned to rank returns relative to their "
-    assert words(None, "date") == f"{network}date"
-    assert ("linear regression on the last day's inputs, weighed by the horizon over 20 days"
-            in words(20.0, "date"))  # fmt: skip
-    assert words(None, "sector", 1.0) == f"{network}sector"
-    some = words(None, "sector", 0.64)
-    assert some == f"{network}sector (64% of them; the others to their date)"
-    none = words(None, "sector")
-    assert none == f"{network}date: no sector is known, or none has enough stocks"
+    assert said(None, "date") == ("the network's", "returns relative to their date")
+    linear = "the network's, and a linear regression's weighed by the horizon over 20 days"
+    assert said(20.0, "sector", 1.0) == (linear, "returns relative to their sector")
+    some = said(None, "sector", 0.64)[1]
+    assert some == "returns relative to their sector (64 %, others to their date)"
+    none = said(None, "sector")[1]
+    assert none == "returns relative to their date: no sector is known, or none has enough stocks"
 
 
 def test_evaluation_is_queryable_and_reported(whole):
@@ -323,7 +321,8 @@ def test_evaluation_is_queryable_and_reported(whole):
     text = report.read_text()
     assert text.lstrip().startswith("<!DOCTYPE html>")
     assert run_id[0] in text
-    assert "that of a linear regression on the last day" in text
+    assert "<dt>Score</dt>" in text
+    assert "<dt>Learned to rank</dt><dd>returns relative to their sector" in text
     # Those of the serving assets come later.
     for check in verdicts(result):
         asset, _, name = check.partition(":")

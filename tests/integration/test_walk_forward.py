@@ -24,7 +24,7 @@ from atft_pipeline.__main__ import (
     walk_forward,
     was_interrupted,
 )
-from atft_pipeline.assets.walk_forward import pooled_part, scores_in_words, stored_folds
+from atft_pipeline.assets.walk_forward import pooled_part, scores_identity, stored_folds
 from atft_pipeline.resources import Market
 from atft_pipeline.storage import Storage
 
@@ -180,14 +180,15 @@ def test_nothing_can_be_held_on_days_without_scores(folds):
 def test_the_report_says_which_periods_scores_are_made_otherwise(folds):
     storage = Storage(market=Market(), data_dir=str(folds), dataset=DATA_SET)
     known = stored_folds(storage)
-    alike = scores_in_words(storage, known)
-    assert "2016" not in alike
+    alike = scores_identity(storage, known)
+    assert "2016" not in "".join(alike.values())
     path = storage.folds / "2016-Q3-run" / "config.json"
     config = json.loads(path.read_text())
     config["model"]["linear_days"] = 33.0 if config["model"]["linear_days"] is None else None
     path.write_text(json.dumps(config))
-    words = scores_in_words(storage, known)
-    assert words.startswith(f"2016-Q2: {alike}; 2016-Q3: the network's")
+    found = scores_identity(storage, known)
+    assert found["Score"].startswith(f"2016-Q2: {alike['Score']}; 2016-Q3: the network's")
+    assert found["Learned to rank"] == alike["Learned to rank"]
 
 
 def test_a_run_that_is_gone_is_an_error_in_words(folds, run):
