@@ -33,11 +33,12 @@ def test_every_part_of_a_step_took_time(result):
 
 
 def test_the_table_shows_memory_against_its_limit(result):
-    assert f"within 2 × panel + 1.5 GiB = {memory_limit(result['panel_bytes']) / 2**20:,.0f}" in (
-        show(result)
-    )
-    greedy = result | {"peak_bytes": memory_limit(result["panel_bytes"]) + 1}
-    assert "ABOVE 2 × panel + 1.5 GiB" in show(greedy)
+    # The peak is the whole process's: here that of every test before this one too.
+    assert result["peak_bytes"] >= result["panel_bytes"]
+    limit = memory_limit(result["panel_bytes"])
+    at_limit, greedy = (show(result | {"peak_bytes": peak}) for peak in (limit, limit + 1))
+    assert f"within 2 × panel + 1.5 GiB = {limit / 2**20:,.0f}" in at_limit
+    assert "ABOVE 2 × panel + 1.5 GiB" in greedy
 
 
 def test_without_rounds_the_monitors_have_no_line(result):
