@@ -27,22 +27,41 @@ class InterpretableAttention(nn.Module):
         self,
         x: Float[Tensor, "windows days size"],
         observed: Bool[Tensor, "windows days"],
-        queries: int | None = None,
+        last_day_only: bool = False,
     ) -> tuple[Float[Tensor, "windows queries size"], Float[Tensor, "windows queries days"]]:
         """Attended days, and the weights [query day, key day] averaged over heads.
 
-        ``queries`` asks for the last so many days only, which look at all days. Days that were not
-        observed get no weight; a window without any observed day (it is never scored) weighs all
-        days alike rather than giving NaN.
+        ``last_day_only`` has the last day alone look at all days. Days that were not observed get
+        no weight; a window without any observed day (it is never scored) weighs all days alike
+        rather than giving NaN.
         """
-        windows, days, _ = x.shape
-        asking = x if queries is None else x[:, -queries:]
-        query = self.query(asking).view(windows, -1, self.heads, self.head_size).transpose(1, 2)
-        key = self.key(x).view(windows, days, self.heads, self.head_size).transpose(1, 2)
-        logits = query @ key.transpose(-1, -2) * self.head_size**-0.5
+        logits = self._last_logits(x) if last_day_only else self._all_logits(x)
         logits = logits.masked_fill(~observed[:, None, None], torch.finfo(logits.dtype).min)
         weights = torch.softmax(logits, dim=-1).mean(dim=1)
-        return self.output(weights @ self.value(x)), weights
+        # Weights sum to 1, so the value of a mean day is the mean of the days' values.
+        mean = self.value(weights @ x) if last_day_only else weights @ self.value(x)
+        return self.output(mean), weights
+
+    def _all_logits(
+        self, x: Float[Tensor, "windows days size"]
+    ) -> Float[Tensor, "windows heads days days"]:
+        windows, days, _ = x.shape
+        split = (windows, days, self.heads, self.head_size)
+        query = self.query(x).view(split).transpose(1, 2)
+        key = self.key(x).view(split).transpose(1, 2)
+        return query @ key.transpose(-1, -2) * self.head_size**-0.5
+
+    def _last_logits(
+        self, x: Float[Tensor, "windows days size"]
+    ) -> Float[Tensor, "windows heads 1 days"]:
+        """q · (K x + b) as (Kᵀ q) · x + q · b: the key matrix acts once a window, not once a day."""
+        query = self.query(x[:, -1]) * self.head_size**-0.5
+        query = query.view(-1, self.heads, self.head_size).transpose(0, 1)
+        matrix = self.key.weight.view(self.heads, self.head_size, -1)
+        bias = self.key.bias.view(self.heads, self.head_size, 1)
+        looking_for = torch.bmm(query, matrix).transpose(0, 1)
+        shift = torch.bmm(query, bias.to(query.dtype)).transpose(0, 1)
+        return (looking_for @ x.transpose(1, 2) + shift).unsqueeze(2)
 
 
 class TemporalEncoder(nn.Module):
@@ -70,6 +89,5 @@ class TemporalEncoder(nn.Module):
         recurrent, _ = self.lstm(x)
         local = self.lstm_skip(recurrent, x)
         enriched = self.enrichment(local, context)
-        queries = 1 if last_day_only else None
-        attended, _ = self.attention(enriched, observed, queries)
+        attended, _ = self.attention(enriched, observed, last_day_only)
         return self.attention_skip(attended, enriched[:, -attended.shape[1] :])
