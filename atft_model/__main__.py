@@ -149,9 +149,7 @@ def bench_arguments(bench: argparse.ArgumentParser) -> None:
         bench.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     bench.add_argument("--precision", default="32", choices=("32", "bf16-mixed"))
     bench.add_argument("--kept-gib", type=float, help="training.kept_gib; more is faster")
-    bench.add_argument(
-        "--compile", action="store_true", help="training.compile, from an empty cache"
-    )
+    bench.add_argument("--compile", action="store_true", help="training.compile")
     device_argument(bench)
     bench.add_argument("--json", type=Path, help="file for the result")
     bench.add_argument("--before", type=Path, help="an earlier result, shown beside this one")

@@ -43,9 +43,9 @@ from atft_model.errors import InputError
 from atft_model.group_lasso import linear_weights
 from atft_model.losses.total import TrainingLoss
 from atft_model.model.atft import ATFT, ModelShape
-from atft_model.model.compiled_mix import check_compiler, compile_mix
 from atft_model.model.graph_attention import EDGE_ATTRIBUTES
 from atft_model.model.initialization import initialize
+from atft_model.model.native import compile_kernels, compiler
 from atft_model.monitors.degeneracy_guard import DegeneracyGuard
 from atft_model.process import cpu_multiplies_bfloat16
 from atft_model.training.checkpoint import (
@@ -124,7 +124,7 @@ def check_compile(training: TrainingConfig, device: torch.device) -> None:
             f"training.compile is on but the device is {device.type}, and only a CPU's passes are "
             "compiled; set training.compile to false"
         )
-    check_compiler()
+    compiler()
 
 
 def model_shape(panel: Panel) -> ModelShape:
@@ -392,9 +392,10 @@ def build_trainer(
     if training.kept_gib is not None:
         model.keep_for_backward(int(training.kept_gib * 2**30))
     if training.compile:
-        networks = model.variable_selection.networks
-        compile_mix(networks, torch.float32 if training.precision == "32" else torch.bfloat16)
-        log.info("compiled variable selection in %.0f s", networks.compile_seconds)
+        model.compile_seconds = compile_kernels(
+            model.variable_selection.networks, model.temporal_encoder
+        )
+        log.info("compiled the kernels of a step in %.1f s", model.compile_seconds)
     optimizer = build_optimizer(model, config.optimizer)
     health = HealthRecord(folder / "health", folder.name, writes=group.leads)
     log.info(

@@ -96,6 +96,8 @@ class ATFT(nn.Module):
             self.input_skip = InputSkip(shape.ranked, config.input_skip, config.input_skip_noise)
         self.kept_bytes: int | None = None
         """In place of ``KEPT_BYTES``."""
+        self.compile_seconds: float | None = None
+        """What compiling its kernels took, where it has any."""
         self.linear_part = None
         if config.linear_days is not None:
             self.linear_part = LinearPart(shape.features, shape.days, config.linear_days)
@@ -159,6 +161,9 @@ class ATFT(nn.Module):
         A stock's encoding does not depend on other stocks. A chunk's intermediates stay in a CPU's
         caches; once so many bytes of them wait for the backward pass, the rest are computed again.
         """
+        kernels = self.temporal_encoder.enriched_by
+        if self.training and kernels is not None:
+            return self.encode_by(kernels, days, observed, context)
         device = days.device.type
         room = KEPT_BYTES[device] if self.kept_bytes is None else self.kept_bytes
         number_bytes = 2 if torch.is_autocast_enabled(device) else 4
@@ -176,6 +181,25 @@ class ATFT(nn.Module):
             else:
                 encoded.append(self.encode_chunk(*inputs))
         return torch.cat(encoded, dim=2).flatten(0, 2)
+
+    def encode_by(
+        self,
+        kernels: nn.Module,
+        days: Float[Tensor, "runs days stocks size"],
+        observed: Bool[Tensor, "runs days stocks"],
+        context: Float[Tensor, "runs stocks context"],
+    ) -> Float[Tensor, "windows encoded size"]:
+        """``encode`` by ``native``'s kernels: up to the attention for all windows at once."""
+        encoder = self.temporal_encoder
+        enriched = kernels(encoder, days, context, self.lookback)
+        seen = observed.unfold(1, self.lookback, 1).flatten(0, 2)
+        encoded = [
+            encoder.attend(some, looked_at, not self.mixes_days)
+            for some, looked_at in zip(
+                enriched.split(CPU_CHUNK_WINDOWS), seen.split(CPU_CHUNK_WINDOWS), strict=True
+            )
+        ]
+        return torch.cat(encoded)
 
     def encode_chunk(
         self,

@@ -46,8 +46,7 @@ class FeatureNetworks(nn.Module):
         self.kept_bytes: int | None = None
         """In place of ``KEPT_BYTES``."""
         self.mixed_by: Callable[..., Tensor] = _Mix.apply
-        """What mixes in training on a CPU; ``compiled_mix`` puts a compiled one in its place."""
-        self.compile_seconds: float | None = None
+        """What mixes in training on a CPU; ``native`` puts compiled kernels in its place."""
         # As nn.Linear would initialise each feature's own layers: uniform, 1 / sqrt(fan in).
         for parameter in (self.input_weight, self.input_bias, self.skip_weight):
             nn.init.uniform_(parameter, -1.0, 1.0)
@@ -76,7 +75,7 @@ class FeatureNetworks(nn.Module):
         """The sum over features of ``weights`` times their networks' outputs.
 
         On a CPU by ``_Mix``: the same numbers with a fraction of the memory traffic. There autocast
-        has no say, unless compiled: bfloat16's conversions cost what its faster products save.
+        has no say: bfloat16's conversions cost what its faster products save.
         """
         if x.device.type != "cpu":
             return torch.einsum("fns,nf->ns", self(x), weights)
@@ -84,12 +83,11 @@ class FeatureNetworks(nn.Module):
         seed = int(torch.randint(2**62, ())) if dropped else 0
         kept_bytes = KEPT_BYTES if self.kept_bytes is None else self.kept_bytes
         own = self.input_weight.dtype
-        narrow = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else own
         mix = self.mixed_by if self.training else _Mix.apply
         with torch.autocast("cpu", enabled=False):
             weight, bias = self.merged()
             return mix(
-                Blocks(dropped, seed, kept_bytes, narrow), x.to(own), weights.to(own),
+                Blocks(dropped, seed, kept_bytes), x.to(own), weights.to(own),
                 self.input_weight, self.input_bias, self.skip_weight, self.skip_bias, weight, bias,
                 self.norm_weight, self.norm_bias,
             )  # fmt: skip
@@ -102,8 +100,6 @@ class Blocks:
     dropped: int
     seed: int
     kept_bytes: int
-    dtype: torch.dtype = torch.float32
-    """Of products and of what is kept, where compiled."""
 
     @property
     def scale(self) -> float:

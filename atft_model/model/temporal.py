@@ -54,7 +54,7 @@ class InterpretableAttention(nn.Module):
     def _last_logits(
         self, x: Float[Tensor, "windows days size"]
     ) -> Float[Tensor, "windows heads 1 days"]:
-        """q · (K x + b) as (Kᵀ q) · x + q · b: the key matrix acts once a window, not once a day."""
+        """q · (K x + b) as (Kᵀ q) · x + q · b: the key matrix acts once a window, not a day."""
         query = self.query(x[:, -1]) * self.head_size**-0.5
         query = query.view(-1, self.heads, self.head_size).transpose(0, 1)
         matrix = self.key.weight.view(self.heads, self.head_size, -1)
@@ -77,6 +77,8 @@ class TemporalEncoder(nn.Module):
         self.enrichment = GatedResidualNetwork(size, size, dropout, context_size)
         self.attention = InterpretableAttention(size, heads)
         self.attention_skip = GatedSkip(size, dropout)
+        self.enriched_by: nn.Module | None = None
+        """In training on a CPU, ``enrich`` of all windows of the runs: see ``native``."""
 
     def forward(
         self,
@@ -86,8 +88,21 @@ class TemporalEncoder(nn.Module):
         last_day_only: bool = False,
     ) -> Float[Tensor, "windows encoded size"]:
         """One encoding per day of each window, or that of its last day alone."""
+        return self.attend(self.enrich(x, context), observed, last_day_only)
+
+    def enrich(
+        self, x: Float[Tensor, "windows days size"], context: Float[Tensor, "windows 1 context"]
+    ) -> Float[Tensor, "windows days size"]:
+        """Each day with what came before it in its window, and with the static context."""
         recurrent, _ = self.lstm(x)
-        local = self.lstm_skip(recurrent, x)
-        enriched = self.enrichment(local, context)
+        return self.enrichment(self.lstm_skip(recurrent, x), context)
+
+    def attend(
+        self,
+        enriched: Float[Tensor, "windows days size"],
+        observed: Bool[Tensor, "windows days"],
+        last_day_only: bool,
+    ) -> Float[Tensor, "windows encoded size"]:
+        """Each day, or the last, with what it attends to."""
         attended, _ = self.attention(enriched, observed, last_day_only)
         return self.attention_skip(attended, enriched[:, -attended.shape[1] :])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,6 @@ def test_a_cosine_goes_on_where_it_was(stored_panel, tmp_path):
     assert rates[1] < 0.2 * rates[0]
 
 
-@pytest.mark.slow  # test_compiled_mix.py has all but the compiling
 def test_a_compiled_run_goes_on_with_the_same_bits_and_finds_what_a_plain_one_does(
     stored_panel, tmp_path
 ):
@@ -118,10 +118,15 @@ def test_a_compiled_run_goes_on_with_the_same_bits_and_finds_what_a_plain_one_do
     weights = torch.load(tmp_path / "whole" / "last.pt", weights_only=True)
     assert same_weights(tmp_path / "cut", weights)
     assert outcome(tmp_path / "cut")[0] == outcome(tmp_path / "whole")[0]
-    train(config(max_steps_per_epoch=4), *stored_panel, tmp_path / "plain", Reporter())
-    plain = torch.load(tmp_path / "plain" / "last.pt", weights_only=True)
-    for name, weight in weights.items():
-        torch.testing.assert_close(weight, plain[name], rtol=1e-3, atol=1e-4)
+    # Without dropout, whose numbers are not the same.
+    found = {}
+    for compiled in (True, False):
+        settings = config(max_steps_per_epoch=4, compile=compiled)
+        settings = replace(settings, model=replace(settings.model, dropout=0.0))
+        train(settings, *stored_panel, tmp_path / f"{compiled}", Reporter())
+        found[compiled] = torch.load(tmp_path / f"{compiled}" / "last.pt", weights_only=True)
+    for name, weight in found[True].items():
+        torch.testing.assert_close(weight, found[False][name], rtol=1e-3, atol=1e-4)
 
 
 def command(stored_panel, folder: Path, settings: Path, *more: str) -> list[str]:

@@ -17,6 +17,7 @@ from atft_model.data.panel import Panel, fit_statistics, read_panel
 from atft_model.losses.total import TrainingLoss
 from atft_model.model.adaptive_norm import covering_slices
 from atft_model.model.atft import ATFT
+from atft_model.model.native import compile_kernels
 from atft_model.run import model_shape
 from tests.references import atft as plain
 from tests.references import windows as slow
@@ -140,16 +141,27 @@ def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, to
 
 
 @pytest.mark.parametrize(
-    ("norm", "slices", "input_skip"),
-    [("layer_norm", None, 0), ("fan_san", covering_slices(LOOKBACK), 0), ("layer_norm", None, 3)],
+    ("norm", "slices", "input_skip", "kernels"),
+    [
+        ("layer_norm", None, 0, False),
+        ("fan_san", covering_slices(LOOKBACK), 0, False),
+        ("layer_norm", None, 3, False),
+        ("layer_norm", None, 3, True),
+    ],
 )
-def test_runs_of_dates_score_as_each_window_alone(small, norm, slices, input_skip):
+def test_runs_of_dates_score_as_each_window_alone(small, norm, slices, input_skip, kernels):
     """Shared per-day work is the same mathematics: scores and every gradient, from the panel on.
 
-    Also where the normalization reads the window's other days, and with the input skip.
+    Also where the normalization reads the window's other days, with the input skip, and by the
+    kernels that compute in training.
     """
     config = dataclasses.replace(CONFIG, adaptive_norm=norm, input_skip=input_skip)
+    if kernels:
+        config = dataclasses.replace(config, dropout=0.0, input_skip_noise=0.0)
     model = make(small, config)
+    if kernels:
+        compile_kernels(model.variable_selection.networks, model.temporal_encoder)
+        model.train()
     if slices is not None:
         # In float32 its divisions by what is left of a slice leave 2e-5 of a gradient.
         model.double()
