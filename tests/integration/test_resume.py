@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from compiler import needs_compiler
 from killed import Killed, train_until_killed
 
 from atft_model.config import RunConfig, resolve, to_dict
@@ -108,6 +109,7 @@ def test_a_cosine_goes_on_where_it_was(stored_panel, tmp_path):
     assert rates[1] < 0.2 * rates[0]
 
 
+@needs_compiler
 def test_a_compiled_run_goes_on_with_the_same_bits_and_finds_what_a_plain_one_does(
     stored_panel, tmp_path
 ):

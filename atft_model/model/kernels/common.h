@@ -1,8 +1,8 @@
 // Vectors, small matrix products, exponentials and dropout for the kernels of a training step.
 //
-// Written for one model: SIZE, its hidden size, is given to the compiler. All matrices are row-major
-// float32. A kernel works on tiles of TILE rows whose intermediates stay in a core's cache; nothing
-// of them is kept from the forward for the backward pass, which computes them again.
+// Written for one model: SIZE, its hidden size, is given to the compiler. All matrices are
+// row-major float32. A kernel works on tiles of TILE rows whose intermediates stay in a core's
+// cache; nothing of them is kept from the forward for the backward pass, which computes them again.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,9 @@ constexpr int WIDEST = 16, PANEL = 4;
 #else
 constexpr int WIDEST = 8, PANEL = 2;
 #endif
-constexpr int lanes(int size, int widest) { return size % widest == 0 ? widest : lanes(size, widest / 2); }
+constexpr int lanes(int size, int widest) {
+    return size % widest == 0 ? widest : lanes(size, widest / 2);
+}
 constexpr int W = lanes(N, WIDEST);  // lanes of a vector; at least 4, see native.py
 constexpr int V = N / W;             // vectors in a row
 
@@ -29,7 +31,7 @@ typedef float vf_memory __attribute__((vector_size(W * 4), aligned(4), may_alias
 static inline vf load(const float* p) { return *(const vf_memory*)p; }
 static inline void store(float* p, vf x) { *(vf_memory*)p = x; }
 static inline void add_to(float* p, vf x) { store(p, load(p) + x); }
-static inline vf larger(vf x, float bound) { return x < bound ? bound - vf{} : x; }   // NaN stays
+static inline vf larger(vf x, float bound) { return x < bound ? bound - vf{} : x; }  // NaN stays
 static inline vf smaller(vf x, float bound) { return x > bound ? bound - vf{} : x; }
 
 static inline float total(vf x) {
@@ -55,7 +57,7 @@ static inline vf exponential(vf x) {
     y = y * r + 0.5f;
     y = y * r + 1.0f;
     y = y * r + 1.0f;
-    return y * (vf)(((vi)shifted + 127) << 23);
+    return y * (vf)(((vu)shifted + 127u) << 23);
 }
 
 static inline vf sigmoid(vf x) { return 1.0f / (1.0f + exponential(-x)); }
@@ -94,8 +96,8 @@ struct Dropout {
 
 // C (m × n) = or += A B with A(i, p) = a[i * row + p * column], B row-major (k × n).
 template <int ROWS, int PANELS, bool ADD>
-static inline void product_tile(int k, const float* a, long row, long column, const float* b, long ldb,
-                                float* c, long ldc) {
+static inline void product_tile(int k, const float* a, long row, long column, const float* b,
+                                long ldb, float* c, long ldc) {
     vf sum[ROWS][PANELS];
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++)
@@ -119,17 +121,27 @@ static inline void product_tile(int k, const float* a, long row, long column, co
 }
 
 template <int PANELS, bool ADD>
-static inline void product_panel(int m, int k, const float* a, long row, long column, const float* b,
-                                 long ldb, float* c, long ldc) {
+static inline void product_panel(int m, int k, const float* a, long row, long column,
+                                 const float* b, long ldb, float* c, long ldc) {
     int i = 0;
     for (; i + 6 <= m; i += 6)
         product_tile<6, PANELS, ADD>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc);
     switch (m - i) {
-        case 5: product_tile<5, PANELS, ADD>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc); break;
-        case 4: product_tile<4, PANELS, ADD>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc); break;
-        case 3: product_tile<3, PANELS, ADD>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc); break;
-        case 2: product_tile<2, PANELS, ADD>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc); break;
-        case 1: product_tile<1, PANELS, ADD>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc); break;
+        case 5:
+            product_tile<5, PANELS, ADD>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc);
+            break;
+        case 4:
+            product_tile<4, PANELS, ADD>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc);
+            break;
+        case 3:
+            product_tile<3, PANELS, ADD>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc);
+            break;
+        case 2:
+            product_tile<2, PANELS, ADD>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc);
+            break;
+        case 1:
+            product_tile<1, PANELS, ADD>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc);
+            break;
     }
 }
 

@@ -15,7 +15,10 @@ struct Shape {
 struct Matrices {
     const float *recurrent, *skip_gate, *input, *hidden, *gate;
     explicit Matrices(const float* p)
-        : recurrent(p), skip_gate(p + 4 * N * N), input(p + 6 * N * N), hidden(p + 7 * N * N),
+        : recurrent(p),
+          skip_gate(p + 4 * N * N),
+          input(p + 6 * N * N),
+          hidden(p + 7 * N * N),
           gate(p + 8 * N * N) {}
 };
 constexpr int MATRICES = 10 * N * N;
@@ -53,7 +56,8 @@ struct Enrichment {  // of one day of a tile
 
 // value and gate from their product, then the normed sum with `skip` (of row r).
 template <class Skip>
-static inline void gated_sum(int rows, const float* value_bias, const float* gate_bias, Skip skip, GatedSum& to) {
+static inline void gated_sum(int rows, const float* value_bias, const float* gate_bias, Skip skip,
+                             GatedSum& to) {
     for (int r = 0; r < rows; r++) {
         float* both = to.both + r * 2 * N;
         const float* under = skip(r);
@@ -72,10 +76,12 @@ static inline void gated_sum(int rows, const float* value_bias, const float* gat
     }
 }
 
-// Gradient of the sum's inputs from that of its output: of `skip` (dskip) and of the product (dboth).
-static inline void gated_sum_backward(int rows, const float* scale, const float* gradient, const GatedSum& from,
-                                      float* dscale, float* dshift, float* dvalue_bias, float* dgate_bias,
-                                      float* dskip, float* dboth) {
+// Gradient of the sum's inputs from that of its output: of `skip` (dskip) and of the product
+// (dboth).
+static inline void gated_sum_backward(int rows, const float* scale, const float* gradient,
+                                      const GatedSum& from, float* dscale, float* dshift,
+                                      float* dvalue_bias, float* dgate_bias, float* dskip,
+                                      float* dboth) {
     vf sums[4][V] = {};
     for (int r = 0; r < rows; r++) {
         const float* both = from.both + r * 2 * N;
@@ -121,8 +127,8 @@ struct Encoder {
     }
 
     // One step: h and c from those before; `acts` [rows, 4N] are the gates, activated.
-    void step(const Tile& tile, long t, const float* h_before, const float* c_before, float* h, float* c,
-              float* acts) const {
+    void step(const Tile& tile, long t, const float* h_before, const float* c_before, float* h,
+              float* c, float* acts) const {
         int rows = tile.rows;
         if (t > 0) times<N, 4 * N>(rows, h_before, forward.recurrent, acts);
         for (int r = 0; r < rows; r++) {
@@ -158,13 +164,15 @@ struct Encoder {
             }
         }
         times<N, 2 * N>(rows, e.recurrent, forward.skip_gate, e.skip.both);
-        gated_sum(rows, vector(SKIP_VALUE), vector(SKIP_GATE),
-                  [&](int r) { return days + tile.day(r, t) * N; }, e.skip);
+        gated_sum(
+            rows, vector(SKIP_VALUE), vector(SKIP_GATE),
+            [&](int r) { return days + tile.day(r, t) * N; }, e.skip);
         for (int r = 0; r < rows; r++)
 #pragma GCC unroll 16
             for (int v = 0; v < V; v++)
-                store(e.local + r * N + v * W, load(e.skip.normed + r * N + v * W) * load(vector(SKIP_SCALE) + v * W) +
-                                                   load(vector(SKIP_SHIFT) + v * W));
+                store(e.local + r * N + v * W,
+                      load(e.skip.normed + r * N + v * W) * load(vector(SKIP_SCALE) + v * W) +
+                          load(vector(SKIP_SHIFT) + v * W));
         times<N, N>(rows, e.local, forward.input, e.inner);
         for (int r = 0; r < rows; r++)
 #pragma GCC unroll 16
@@ -184,7 +192,8 @@ struct Encoder {
             }
         }
         times<N, 2 * N>(rows, e.hidden, forward.gate, e.output.both);
-        gated_sum(rows, vector(VALUE), vector(GATE), [&](int r) { return e.local + r * N; }, e.output);
+        gated_sum(
+            rows, vector(VALUE), vector(GATE), [&](int r) { return e.local + r * N; }, e.output);
     }
 };
 
@@ -223,10 +232,17 @@ extern "C" {
 // days [runs, days, stocks, N]; context [runs, stocks, N] with the enrichment's input bias;
 // matrices of `Matrices`, the two before a gate times dropout's scale; vectors [VECTORS, N].
 // enriched [runs * length * stocks, lookback, N] is written.
-void encoder_forward(int threads, long runs, long all_days, long stocks, long lookback, const float* gates,
-                     const float* days, const float* context, const float* matrices, const float* vectors,
-                     uint64_t seed, int dropped, float* enriched) {
-    Encoder encoder{{runs, all_days, stocks, lookback}, gates, days, context, vectors, Matrices(matrices), {seed, dropped}};
+void encoder_forward(int threads, long runs, long all_days, long stocks, long lookback,
+                     const float* gates, const float* days, const float* context,
+                     const float* matrices, const float* vectors, uint64_t seed, int dropped,
+                     float* enriched) {
+    Encoder encoder{{runs, all_days, stocks, lookback},
+                    gates,
+                    days,
+                    context,
+                    vectors,
+                    Matrices(matrices),
+                    {seed, dropped}};
     over_tiles(threads, encoder.shape, [&](int) {
         struct Scratch {
             alignas(64) float h[TILE * N], c[TILE * N], acts[TILE * 4 * N];
@@ -241,40 +257,53 @@ void encoder_forward(int threads, long runs, long all_days, long stocks, long lo
 #pragma GCC unroll 16
                     for (int v = 0; v < V; v++)
                         store(enriched + (tile.window[r] * lookback + t) * N + v * W,
-                              load(s.e.output.normed + r * N + v * W) * load(encoder.vector(SCALE) + v * W) +
+                              load(s.e.output.normed + r * N + v * W) *
+                                      load(encoder.vector(SCALE) + v * W) +
                                   load(encoder.vector(SHIFT) + v * W));
             }
         };
     });
 }
 
-// From `gradient`, that of enriched; `transposed` are the matrices [out, in]. dgates, ddays and dcontext
-// are added to, and so are dmatrices [threads, MATRICES] and dvectors [threads, VECTORS * N].
-void encoder_backward(int threads, long runs, long all_days, long stocks, long lookback, const float* gates,
-                      const float* days, const float* context, const float* matrices, const float* transposed,
-                      const float* vectors, uint64_t seed, int dropped, const float* gradient, float* dgates,
+// From `gradient`, that of enriched; `transposed` are the matrices [out, in]. dgates, ddays and
+// dcontext are added to, and so are dmatrices [threads, MATRICES] and dvectors [threads, VECTORS *
+// N].
+void encoder_backward(int threads, long runs, long all_days, long stocks, long lookback,
+                      const float* gates, const float* days, const float* context,
+                      const float* matrices, const float* transposed, const float* vectors,
+                      uint64_t seed, int dropped, const float* gradient, float* dgates,
                       float* ddays, float* dcontext, float* dmatrices, float* dvectors) {
-    Encoder encoder{{runs, all_days, stocks, lookback}, gates, days, context, vectors, Matrices(matrices), {seed, dropped}};
+    Encoder encoder{{runs, all_days, stocks, lookback},
+                    gates,
+                    days,
+                    context,
+                    vectors,
+                    Matrices(matrices),
+                    {seed, dropped}};
     Matrices back(transposed);
     over_tiles(threads, encoder.shape, [&](int thread) {
         struct Scratch {
-            alignas(64) float dy[TILE * N], dskip[TILE * N], dboth[TILE * 2 * N], dinner[TILE * N], dlocal[TILE * N];
+            alignas(64) float dy[TILE * N], dskip[TILE * N], dboth[TILE * 2 * N], dinner[TILE * N],
+                dlocal[TILE * N];
             alignas(64) float dh[TILE * N], dc[TILE * N], dgate[TILE * 4 * N], dheld[TILE * N];
             Enrichment e;
         };
         constexpr long step = TILE * N;
         // h and c before the first day and after each, and each day's gates.
         std::unique_ptr<float[]> history(new float[(2 * (lookback + 1) + 4 * lookback) * step]);
-        return [&, thread, scratch = std::make_unique<Scratch>(), history = std::move(history)](const Tile& tile) {
+        return [&, thread, scratch = std::make_unique<Scratch>(),
+                history = std::move(history)](const Tile& tile) {
             Scratch& s = *scratch;
-            float *h = history.get(), *c = h + (lookback + 1) * step, *acts = c + (lookback + 1) * step;
+            float *h = history.get(), *c = h + (lookback + 1) * step,
+                  *acts = c + (lookback + 1) * step;
             float* dm = dmatrices + thread * long(MATRICES);
             float* dv = dvectors + thread * long(VECTORS * N);
-            float *drecurrent = dm, *dskip_gate = dm + 4 * N * N, *dinput = dm + 6 * N * N, *dhidden = dm + 7 * N * N,
-                  *dgate = dm + 8 * N * N;
+            float *drecurrent = dm, *dskip_gate = dm + 4 * N * N, *dinput = dm + 6 * N * N,
+                  *dhidden = dm + 7 * N * N, *dgate = dm + 8 * N * N;
             int rows = tile.rows;
             for (long t = 0; t < lookback; t++)
-                encoder.step(tile, t, h + t * step, c + t * step, h + (t + 1) * step, c + (t + 1) * step, acts + 4 * t * step);
+                encoder.step(tile, t, h + t * step, c + t * step, h + (t + 1) * step,
+                             c + (t + 1) * step, acts + 4 * t * step);
             std::memset(s.dh, 0, sizeof s.dh);
             std::memset(s.dc, 0, sizeof s.dc);
             std::memset(s.dheld, 0, sizeof s.dheld);
@@ -282,9 +311,10 @@ void encoder_backward(int threads, long runs, long all_days, long stocks, long l
                 Enrichment& e = s.e;
                 encoder.enrich(tile, t, h + (t + 1) * step, e);
                 for (int r = 0; r < rows; r++)
-                    std::memcpy(s.dy + r * N, gradient + (tile.window[r] * lookback + t) * N, N * sizeof(float));
-                gated_sum_backward(rows, encoder.vector(SCALE), s.dy, e.output, dv + SCALE * N, dv + SHIFT * N,
-                                   dv + VALUE * N, dv + GATE * N, s.dskip, s.dboth);
+                    std::memcpy(s.dy + r * N, gradient + (tile.window[r] * lookback + t) * N,
+                                N * sizeof(float));
+                gated_sum_backward(rows, encoder.vector(SCALE), s.dy, e.output, dv + SCALE * N,
+                                   dv + SHIFT * N, dv + VALUE * N, dv + GATE * N, s.dskip, s.dboth);
                 add_transposed<N, 2 * N>(rows, e.hidden, s.dboth, dgate);
                 times<2 * N, N>(rows, s.dboth, back.gate, s.dinner);
                 vf sums[V] = {};
@@ -310,8 +340,9 @@ void encoder_backward(int threads, long runs, long all_days, long stocks, long l
                 add_transposed<N, N>(rows, e.local, s.dlocal, dinput);
                 times<N, N>(rows, s.dlocal, back.input, s.dinner);
                 for (int i = 0; i < rows * N; i += W) add_to(s.dinner + i, load(s.dskip + i));
-                gated_sum_backward(rows, encoder.vector(SKIP_SCALE), s.dinner, e.skip, dv + SKIP_SCALE * N,
-                                   dv + SKIP_SHIFT * N, dv + SKIP_VALUE * N, dv + SKIP_GATE * N, s.dskip, s.dboth);
+                gated_sum_backward(rows, encoder.vector(SKIP_SCALE), s.dinner, e.skip,
+                                   dv + SKIP_SCALE * N, dv + SKIP_SHIFT * N, dv + SKIP_VALUE * N,
+                                   dv + SKIP_GATE * N, s.dskip, s.dboth);
                 add_transposed<N, 2 * N>(rows, e.recurrent, s.dboth, dskip_gate);
                 times<2 * N, N>(rows, s.dboth, back.skip_gate, s.dinner);
                 for (int r = 0; r < rows; r++) {
@@ -324,11 +355,12 @@ void encoder_backward(int threads, long runs, long all_days, long stocks, long l
                     for (int v = 0; v < V; v++) {
                         vf d = load(s.dinner + r * N + v * W);
                         vf dh = load(s.dh + r * N + v * W) + (dropped ? d * mask[v] : d);
-                        vf i = load(act + v * W), f = load(act + N + v * W), g = load(act + 2 * N + v * W),
-                           o = load(act + 3 * N + v * W);
+                        vf i = load(act + v * W), f = load(act + N + v * W),
+                           g = load(act + 2 * N + v * W), o = load(act + 3 * N + v * W);
                         vf now = tanh_of(load(c + (t + 1) * step + r * N + v * W));
                         vf dc = load(s.dc + r * N + v * W) + dh * o * (1.0f - now * now);
-                        vf d4[4] = {dc * g * i * (1.0f - i), vf{}, dc * i * (1.0f - g * g), dh * now * o * (1.0f - o)};
+                        vf d4[4] = {dc * g * i * (1.0f - i), vf{}, dc * i * (1.0f - g * g),
+                                    dh * now * o * (1.0f - o)};
                         if (t > 0) d4[1] = dc * load(c + t * step + r * N + v * W) * f * (1.0f - f);
                         store(s.dc + r * N + v * W, dc * f);
 #pragma GCC unroll 4
@@ -345,7 +377,8 @@ void encoder_backward(int threads, long runs, long all_days, long stocks, long l
                 }
             }
             for (int r = 0; r < rows; r++)
-                for (int v = 0; v < V; v++) add_to(dcontext + tile.held[r] * N + v * W, load(s.dheld + r * N + v * W));
+                for (int v = 0; v < V; v++)
+                    add_to(dcontext + tile.held[r] * N + v * W, load(s.dheld + r * N + v * W));
         };
     });
 }

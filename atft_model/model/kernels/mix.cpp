@@ -1,12 +1,18 @@
 // Variable selection's networks, weighted and summed: FeatureNetworks of feature_networks.py.
 #include "common.h"
 
-// A feature's vectors [7, N]: what scales and shifts the input, the skip (2 each), the norm's scale,
-// the bias of value and gate.
+// A feature's vectors [7, N]: what scales and shifts the input, the skip (2 each), the norm's
+// scale, the bias of value and gate.
 struct Vectors {
     const float *u, *b, *v, *c, *gamma, *value, *gate;
     explicit Vectors(const float* p)
-        : u(p), b(p + N), v(p + 2 * N), c(p + 3 * N), gamma(p + 4 * N), value(p + 5 * N), gate(p + 6 * N) {}
+        : u(p),
+          b(p + N),
+          v(p + 2 * N),
+          c(p + 3 * N),
+          gamma(p + 4 * N),
+          value(p + 5 * N),
+          gate(p + 6 * N) {}
 };
 
 struct Block {
@@ -17,8 +23,8 @@ struct Block {
 };
 
 // One feature's network on `rows` rows, up to the normed output.
-static void network(int rows, const float* x, const Vectors& of, const float* weight, const Dropout& dropout,
-                    uint64_t first, Block& block) {
+static void network(int rows, const float* x, const Vectors& of, const float* weight,
+                    const Dropout& dropout, uint64_t first, Block& block) {
     for (int r = 0; r < rows; r++) {
         vf mask[V] = {};
         if (dropout.dropped) dropout.mask(first + r, mask);
@@ -60,8 +66,9 @@ void dropout_masks(int, long rows, uint64_t seed, int dropped, float* masks) {
 
 // x, w [features, rows]; vectors [features, 7, N]; weight [features, N, 2N], times dropout's scale;
 // mixed [rows, N] is added to.
-void mix_forward(int threads, long rows, long features, const float* x, const float* w, const float* vectors,
-                 const float* weight, uint64_t seed, int dropped, float* mixed) {
+void mix_forward(int threads, long rows, long features, const float* x, const float* w,
+                 const float* vectors, const float* weight, uint64_t seed, int dropped,
+                 float* mixed) {
     Dropout dropout{seed, dropped};
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (long first = 0; first < rows; first += TILE) {
@@ -69,7 +76,8 @@ void mix_forward(int threads, long rows, long features, const float* x, const fl
         Block block;
         for (long f = 0; f < features; f++) {
             Vectors of(vectors + f * 7 * N);
-            network(count, x + f * rows + first, of, weight + f * 2 * N * N, dropout, f * rows + first, block);
+            network(count, x + f * rows + first, of, weight + f * 2 * N * N, dropout,
+                    f * rows + first, block);
             for (int r = 0; r < count; r++) {
                 float share = w[f * rows + first + r];
 #pragma GCC unroll 16
@@ -83,9 +91,10 @@ void mix_forward(int threads, long rows, long features, const float* x, const fl
 
 // Gradients from that of the sum, `gradient` [rows, N]. transposed [features, 2N, N] is weight's.
 // dx, dw [features, rows] are written; dvectors and dweight are added to.
-void mix_backward(int threads, long rows, long features, const float* x, const float* w, const float* vectors,
-                  const float* weight, const float* transposed, uint64_t seed, int dropped,
-                  const float* gradient, float* dx, float* dw, float* dvectors, float* dweight) {
+void mix_backward(int threads, long rows, long features, const float* x, const float* w,
+                  const float* vectors, const float* weight, const float* transposed, uint64_t seed,
+                  int dropped, const float* gradient, float* dx, float* dw, float* dvectors,
+                  float* dweight) {
     Dropout dropout{seed, dropped};
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (long f = 0; f < features; f++) {
@@ -140,7 +149,8 @@ void mix_backward(int threads, long rows, long features, const float* x, const f
                 if (dropout.dropped) dropout.mask(at + r, mask);
 #pragma GCC unroll 16
                 for (int v = 0; v < V; v++) {
-                    vf d = load(dinner + r * N + v * W) * elu_slope(load(block.inner + r * N + v * W));
+                    vf d =
+                        load(dinner + r * N + v * W) * elu_slope(load(block.inner + r * N + v * W));
                     if (dropout.dropped) d *= mask[v];
                     back += d * load(of.u + v * W);
                     sums[0][v] += d * x[at + r];

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from compiler import needs_compiler
 from torch import Tensor, nn
 
 from atft_model.config import TrainingConfig, resolve
@@ -16,6 +17,7 @@ from atft_model.run import check_compile, train
 from atft_model.training.reporter import Reporter
 from tests.references.agreement import assert_agree
 
+pytestmark = needs_compiler
 FEATURES, HEADS, CONTEXT = 7, 4, 6
 SIZES = [16, 12, 64]
 """One vector a row; narrow vectors; several vectors a row, and several panels of a product."""
