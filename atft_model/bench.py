@@ -90,7 +90,7 @@ def random_graph(panel: Panel, neighbours: int, seed: int = 0) -> StockGraph:
 def measure(config: RunConfig, size: BenchSize) -> dict[str, Any]:
     """Trains a few steps per repeat; windows per second of each, memory, and where time goes."""
     device = choose_device(config.training.device)
-    check_compile(config.training, device)
+    check_compile(config, device)
     config = replace(config, training=replace(config.training, max_steps_per_epoch=size.steps))
     torch.manual_seed(config.training.seed)
     panel = random_panel(size)

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from atft_model.config import RunConfig, TrainingConfig, from_dict, to_dict
+from atft_model.config import RunConfig, from_dict, to_dict
 from atft_model.data.artifacts import write_text_atomically
 from atft_model.data.batches import (
     DevicePanel,
@@ -45,7 +45,7 @@ from atft_model.losses.total import TrainingLoss
 from atft_model.model.atft import ATFT, ModelShape
 from atft_model.model.graph_attention import EDGE_ATTRIBUTES
 from atft_model.model.initialization import initialize
-from atft_model.model.native import compile_kernels, compiler
+from atft_model.model.native import check_kernels, compile_kernels
 from atft_model.monitors.degeneracy_guard import DegeneracyGuard
 from atft_model.process import cpu_multiplies_bfloat16
 from atft_model.training.checkpoint import (
@@ -111,20 +111,20 @@ def check_precision(precision: str, device: torch.device) -> None:
         )
 
 
-def check_compile(training: TrainingConfig, device: torch.device) -> None:
+def check_compile(config: RunConfig, device: torch.device) -> None:
     """Refuses ``training.compile`` where there is nothing to compile, or nothing to compile with.
 
     Raises:
-        InputError: a GPU, or no C++ compiler.
+        InputError: a GPU, a model that the kernels do not compute, or no compiler that works.
     """
-    if not training.compile:
+    if not config.training.compile:
         return
     if device.type != "cpu":
         raise InputError(
             f"training.compile is on but the device is {device.type}, and only a CPU's passes are "
             "compiled; set training.compile to false"
         )
-    compiler()
+    check_kernels(config.model)
 
 
 def model_shape(panel: Panel) -> ModelShape:
@@ -160,7 +160,7 @@ def train(
     started = time.monotonic()
     device = choose_device(config.training.device)
     check_precision(config.training.precision, device)
-    check_compile(config.training, device)
+    check_compile(config, device)
     panel, graph = read_inputs(panel_folder, graph_folder, fold)
     identity = run_identity(config, panel, graph, device, group, fold)
     state = open_folder(folder, config, identity, resume, group)
@@ -395,7 +395,7 @@ def build_trainer(
         model.compile_seconds = compile_kernels(
             model.variable_selection.networks, model.temporal_encoder
         )
-        log.info("compiled the kernels of a step in %.1f s", model.compile_seconds)
+        log.info("training by kernels, compiled in %.1f s", model.compile_seconds)
     optimizer = build_optimizer(model, config.optimizer)
     health = HealthRecord(folder / "health", folder.name, writes=group.leads)
     log.info(

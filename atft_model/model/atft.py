@@ -162,7 +162,7 @@ class ATFT(nn.Module):
         caches; once so many bytes of them wait for the backward pass, the rest are computed again.
         """
         kernels = self.temporal_encoder.enriched_by
-        if self.training and kernels is not None:
+        if kernels is not None and self.training and days.device.type == "cpu":
             return self.encode_by(kernels, days, observed, context)
         device = days.device.type
         room = KEPT_BYTES[device] if self.kept_bytes is None else self.kept_bytes

@@ -2,11 +2,10 @@
 
 The same mathematics as ``feature_networks`` and ``temporal``, which is what runs without a
 compiler, out of training and on a GPU. A kernel keeps a tile of rows in a core's cache through all
-its passes and computes it again for the backward pass: nothing waits in memory between the two.
+its passes and computes it again for the backward pass: only outputs wait in memory between the two.
 """
 
 import ctypes
-import logging
 import os
 import shlex
 import shutil
@@ -14,17 +13,18 @@ import subprocess
 import tempfile
 import time
 from ctypes import c_int, c_long, c_uint64, c_void_p
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atft_model.config import ModelConfig
 from atft_model.errors import InputError
-from atft_model.model.dropout import STEPS
+from atft_model.model.dropout import STEPS, Dropout
 from atft_model.model.feature_networks import Blocks, FeatureNetworks
 from atft_model.model.temporal import TemporalEncoder
 
@@ -33,104 +33,146 @@ FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp",
     "-fPIC",
 )  # fmt: skip
+MATRICES = (4, 2, 1, 1, 2)
+"""Outputs, in hidden sizes, of the encoder's packed matrices: recurrent, the skip's gate, the
+enrichment's input, hidden and gate."""
+
+
+class Takes(NamedTuple):
+    """What a kernel takes, in this order, after the number of threads."""
+
+    sizes: int
+    inputs: int
+    outputs: int
+    """After the dropout's seed and its number of dropped entries of 256."""
+
+
 KERNELS = {
-    "mix_forward": (2, 4, 1),
-    "mix_backward": (2, 5, 5),
-    "encoder_forward": (4, 5, 1),
-    "encoder_backward": (4, 6, 6),
-    "dropout_masks": (1, 0, 1),
+    "mix_forward": Takes(2, 4, 1),
+    "mix_backward": Takes(2, 5, 5),
+    "encoder_forward": Takes(4, 5, 1),
+    "encoder_backward": Takes(4, 6, 6),
+    "dropout_masks": Takes(1, 0, 1),
 }
-"""How many sizes each takes; tensors before its dropout (seed, dropped of 256), and after."""
-log = logging.getLogger(__name__)
 
 
-def compiler() -> str:
-    """The C++ compiler: what ``CXX`` names, else g++.
+def compiler() -> list[str]:
+    """The C++ compiler and its first arguments: what ``CXX`` says, else g++.
 
     Raises:
-        InputError: neither is there.
+        InputError: it is not there.
     """
-    named = shlex.split(os.environ.get("CXX", ""))[:1]
-    for name in named or ["g++"]:
-        found = shutil.which(name)
-        if found:
-            return found
-    raise InputError(
-        f"training.compile is on, but no C++ compiler is found (CXX names {named[0]!r})"
-        if named
-        else "training.compile is on, but no C++ compiler is found; install one (on Debian "
-        "`apt-get install g++`), name it in CXX, or set training.compile to false"
-    )
+    said = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    if shutil.which(said[0]) is None:
+        raise InputError(
+            f"training.compile is on, but there is no {said[0]} (the C++ compiler that CXX names, "
+            "or else g++); install it (on Debian `apt-get install g++`), name another in CXX, or "
+            "set training.compile to false"
+        )
+    return said
+
+
+def check_kernels(model: ModelConfig) -> None:
+    """Compiles the kernels for ``model``, or says why it cannot train by them.
+
+    Raises:
+        InputError: a setting that they do not compute, no compiler, or one that fails.
+    """
+    for setting, wrong, needed in (
+        ("hidden_size", model.hidden_size % 4, "a multiple of 4"),
+        ("lstm_layers", model.lstm_layers > 1, "1"),
+    ):
+        if wrong:
+            raise InputError(
+                f"training.compile is on, and model.{setting} is {getattr(model, setting)}: its "
+                f"kernels need {needed}; change it, or set training.compile to false"
+            )
+    kernels(model.hidden_size)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """A loaded library, and how long compiling it took."""
+
+    library: ctypes.CDLL
+    seconds: float
 
 
 @cache
-def kernels(size: int) -> ctypes.CDLL:
+def kernels(size: int) -> Kernels:
     """The kernels for models of hidden size ``size``, compiled now: seconds, once a process.
 
     Threads come from the OpenMP library that torch has already loaded: linked to another, two
     teams of threads would wait for each other on the same cores.
 
     Raises:
-        InputError: no compiler, one that fails, or a size that is no multiple of 4.
+        InputError: no compiler, or one that fails.
     """
-    if size % 4:
-        raise InputError(
-            f"training.compile is on, and model.hidden_size is {size}: its kernels need a multiple "
-            "of 4; change it, or set training.compile to false"
-        )
-    command = [compiler(), *FLAGS, f"-DSIZE={size}"]
+    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         objects = []
         for source in sorted(SOURCES.glob("*.cpp")):
             objects.append(f"{folder}/{source.stem}.o")
-            _call([*command, "-c", str(source), "-o", objects[-1]])
+            _call([*compiler(), *FLAGS, f"-DSIZE={size}", "-c", str(source), "-o", objects[-1]])
         library = f"{folder}/kernels.so"
-        _call([command[0], "-shared", *objects, "-o", library])
+        _call([*compiler(), "-shared", *objects, "-o", library])
         try:
             loaded = ctypes.CDLL(library)
         except OSError as error:
             raise InputError(
-                f"training.compile: what {command[0]} compiled cannot be loaded ({error}); use g++ "
-                "(CXX), or set training.compile to false"
+                f"training.compile: what {shlex.join(compiler())} compiled cannot be loaded "
+                f"({error}); use g++ (CXX), point TMPDIR to a folder whose files may be executed, "
+                "or set training.compile to false"
             ) from error
-    for name, (sizes, before, after) in KERNELS.items():
+    for name, takes in KERNELS.items():
         function = getattr(loaded, name)
-        function.argtypes = (
-            [c_int]
-            + [c_long] * sizes
-            + [c_void_p] * before
-            + [c_uint64, c_int]
-            + [c_void_p] * after
-        )
+        function.argtypes = [
+            c_int, *[c_long] * takes.sizes, *[c_void_p] * takes.inputs, c_uint64, c_int,
+            *[c_void_p] * takes.outputs,
+        ]  # fmt: skip
         function.restype = None
-    return loaded
+    return Kernels(loaded, time.perf_counter() - started)
 
 
 def _call(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        failed, said = done.returncode, done.stderr.strip()[-2000:]
+    except OSError as error:
+        failed, said = True, str(error)
+    if failed:
         raise InputError(
-            f"training.compile: {shlex.join(command)} failed:\n{done.stderr.strip()[-2000:]}\n"
+            f"training.compile: {shlex.join(command)} failed ({failed}):\n{said}\n"
             "name another compiler in CXX, or set training.compile to false"
         )
 
 
 @dataclass(frozen=True)
 class Call:
-    """What every kernel is told: by whom it is computed, its sizes and its dropout."""
+    """What every kernel is told: by how many threads, its sizes and its dropout."""
 
-    library: ctypes.CDLL
+    size: int
+    """Hidden size that the kernels are compiled for."""
     sizes: tuple[int, ...]
     seed: int
     dropped: int
+    threads: int = field(default_factory=torch.get_num_threads)
 
     def __call__(self, name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
-        """Runs kernel ``name``; all tensors float32, contiguous."""
+        """Runs kernel ``name`` on tensors as it takes them; only their addresses reach it.
+
+        Raises:
+            ValueError: one that is elsewhere, of another type or not contiguous.
+        """
         for tensor in (*inputs, *outputs):
-            if tensor.dtype != torch.float32 or not tensor.is_contiguous():
-                raise ValueError(f"{name}: takes contiguous float32, was given {tensor.dtype}")
-        getattr(self.library, name)(
-            torch.get_num_threads(), *self.sizes, *(tensor.data_ptr() for tensor in inputs),
+            found = tensor.device.type, tensor.dtype, tensor.is_contiguous()
+            if found != ("cpu", torch.float32, True):
+                raise ValueError(
+                    f"{name}: takes contiguous float32 on the CPU, found (device, type, "
+                    f"contiguous) {found}"
+                )
+        getattr(kernels(self.size).library, name)(
+            self.threads, *self.sizes, *(tensor.data_ptr() for tensor in inputs),
             self.seed, self.dropped, *(tensor.data_ptr() for tensor in outputs),
         )  # fmt: skip
 
@@ -139,29 +181,22 @@ def compile_kernels(networks: FeatureNetworks, encoder: TemporalEncoder) -> floa
     """Has both compute by kernels in training on a CPU; returns the seconds that compiling took.
 
     Raises:
-        InputError: as ``kernels`` does, or more than one LSTM layer.
+        InputError: as ``kernels`` does.
     """
-    if encoder.lstm.num_layers > 1:
-        raise InputError(
-            f"training.compile is on, and model.lstm_layers is {encoder.lstm.num_layers}: its "
-            "kernels have one; change it, or set training.compile to false"
-        )
-    started = time.perf_counter()
-    library = kernels(networks.size)
-    networks.mixed_by = NativeMix(library)
-    encoder.enriched_by = NativeEnrichment(library)
-    return time.perf_counter() - started
+    compiled = kernels(networks.size)
+    networks.mixed_by = NativeMix(networks.size)
+    encoder.enriched_by = NativeEnrichment(networks.size)
+    return compiled.seconds
 
 
 @dataclass(frozen=True)
 class NativeMix:
     """``feature_networks._Mix`` by kernels; dropout from a counter instead of torch's generator."""
 
-    library: ctypes.CDLL
+    size: int
 
     def __call__(self, blocks: Blocks, *tensors: Tensor) -> Tensor:
-        x = tensors[0]
-        call = Call(self.library, tuple(x.shape), blocks.seed, blocks.dropped)
+        call = Call(self.size, tuple(tensors[0].shape), blocks.seed, blocks.dropped)
         return _NativeMix.apply(call, blocks.scale, *tensors)
 
 
@@ -211,9 +246,9 @@ class NativeEnrichment(nn.Module):
     A module of its own for hooks; it has no parameters.
     """
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
-        self.library = library
+        self.size = size
 
     def forward(
         self, encoder: TemporalEncoder, days: Tensor, context: Tensor, lookback: int
@@ -225,10 +260,18 @@ class NativeEnrichment(nn.Module):
             context: [runs, stocks, context]
         """
         lstm, skip, enrichment = encoder.lstm, encoder.lstm_skip, encoder.enrichment
-        into_hidden = enrichment.context
-        if into_hidden is None:
-            raise ValueError("this encoder was built without a context")
-        dropped = skip.dropout.dropped
+        output, into_hidden = enrichment.gated_skip, enrichment.context
+        runs, all_days, stocks, size = days.shape
+        expected = (runs, stocks, -1 if into_hidden is None else into_hidden.in_features)
+        if size != self.size or all_days < lookback or stocks == 0 or context.shape != expected:
+            raise ValueError(
+                f"kernels for hidden size {self.size}, windows of {lookback} days and context "
+                f"{expected} were given days {tuple(days.shape)}, context {tuple(context.shape)}"
+            )
+        assert into_hidden is not None
+        dropped = _dropped(skip.dropout)
+        if dropped != _dropped(output.dropout):
+            raise ValueError("the kernels take one rate of dropout, and the encoder has two")
         seed = int(torch.randint(2**62, ())) if dropped else 0
         with torch.autocast("cpu", enabled=False):
             days = days.float()
@@ -245,14 +288,16 @@ class NativeEnrichment(nn.Module):
                     enrichment.gated_skip.gate.weight * scale,
                 )
             ])  # fmt: skip
-            output = enrichment.gated_skip
             vectors = torch.cat([
                 skip.gate.bias, skip.norm.weight, skip.norm.bias, enrichment.hidden.bias,
                 output.gate.bias, output.norm.weight, output.norm.bias,
             ])  # fmt: skip
-            sizes = (*days.shape[:3], lookback)
-            call = Call(self.library, sizes, seed, dropped)
+            call = Call(size, (runs, all_days, stocks, lookback), seed, dropped)
             return _NativeEnrichment.apply(call, gates, days.contiguous(), held, matrices, vectors)
+
+
+def _dropped(dropout: Dropout) -> int:
+    return dropout.dropped if dropout.training else 0
 
 
 class _NativeEnrichment(torch.autograd.Function):
@@ -274,8 +319,7 @@ class _NativeEnrichment(torch.autograd.Function):
         gates, days, held, matrices, vectors = ctx.saved_tensors
         forward = _transposed(matrices, days.shape[-1])
         dgates, ddays, dheld = (torch.zeros_like(tensor) for tensor in (gates, days, held))
-        threads = torch.get_num_threads()
-        dmatrices, dvectors = (torch.zeros(threads, len(t)) for t in (matrices, vectors))
+        dmatrices, dvectors = (torch.zeros(ctx.call.threads, len(t)) for t in (matrices, vectors))
         ctx.call(
             "encoder_backward", (gates, days, held, forward, matrices, vectors),
             (gradient.contiguous(), dgates, ddays, dheld, dmatrices, dvectors),
@@ -286,7 +330,7 @@ class _NativeEnrichment(torch.autograd.Function):
 
 def _transposed(matrices: Tensor, size: int, back: bool = False) -> Tensor:
     """The packed matrices, each [out, in], as [in, out]; or ``back``."""
-    parts = matrices.split([size * size * outputs for outputs in (4, 2, 1, 1, 2)])
+    parts = matrices.split([size * size * outputs for outputs in MATRICES])
     return torch.cat(
         [part.view(size, -1).t().reshape(-1) if back else part.view(-1, size).t().reshape(-1)
          for part in parts]

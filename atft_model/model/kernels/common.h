@@ -43,30 +43,39 @@ static inline float total(vf x) {
     return parts[0];
 }
 
-// e^x to 2 units in the last place: 2^n e^r with |r| <= ln 2 / 2, e^r by its Taylor polynomial.
-static inline vf exponential(vf x) {
-    x = smaller(larger(x, -87.0f), 88.0f);
-    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
-    vf shifted = x * 1.44269504f + magic;
-    vf n = shifted - magic;
-    vf r = x - n * 0.693145752f - n * 1.42860677e-6f;
-    vf y = r * 1.98412698e-4f + 1.38888889e-3f;
-    y = y * r + 8.33333333e-3f;
-    y = y * r + 4.16666667e-2f;
-    y = y * r + 1.66666667e-1f;
-    y = y * r + 0.5f;
-    y = y * r + 1.0f;
-    y = y * r + 1.0f;
-    return y * (vf)(((vu)shifted + 127u) << 23);
-}
+// e^x = 2^n e^r with |r| <= ln 2 / 2, and e^r - 1 by its Taylor polynomial.
+struct Exponential {
+    vf power, rest;  // 2^n and e^r - 1
+    explicit Exponential(vf x) {
+        x = smaller(larger(x, -87.0f), 88.0f);
+        const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
+        vf shifted = x * 1.44269504f + magic;
+        vf n = shifted - magic;
+        vf r = x - n * 0.693145752f - n * 1.42860677e-6f;
+        vf y = r * 1.98412698e-4f + 1.38888889e-3f;
+        y = y * r + 8.33333333e-3f;
+        y = y * r + 4.16666667e-2f;
+        y = y * r + 1.66666667e-1f;
+        y = y * r + 0.5f;
+        y = y * r + 1.0f;
+        rest = y * r;
+        power = (vf)(((vu)shifted + 127u) << 23);
+    }
+    vf value() const { return power * rest + power; }
+    vf less_one() const { return power * rest + (power - 1.0f); }  // exact near 0 too
+};
 
-static inline vf sigmoid(vf x) { return 1.0f / (1.0f + exponential(-x)); }
-static inline vf tanh_of(vf x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
-static inline vf elu(vf x) { return larger(x, 0.0f) + (exponential(smaller(x, 0.0f)) - 1.0f); }
+static inline vf sigmoid(vf x) { return 1.0f / (1.0f + Exponential(-x).value()); }
+static inline vf tanh_of(vf x) {
+    vf y = Exponential(smaller(2.0f * x, 40.0f)).less_one();
+    return y / (y + 2.0f);
+}
+static inline vf elu(vf x) { return larger(x, 0.0f) + Exponential(smaller(x, 0.0f)).less_one(); }
 // Its derivative from its value.
 static inline vf elu_slope(vf y) { return smaller(y, 0.0f) + 1.0f; }
 
-// Dropout from a counter: the same key and row number give the same entries in both passes.
+// Dropout from a counter: a seed and a row number give the same entries in both passes and with
+// vectors of any width. Only their sum counts, so two seeds of a step must not be neighbours.
 struct Dropout {
     uint64_t seed;
     int dropped;  // of 256 entries
@@ -80,15 +89,19 @@ struct Dropout {
         vu lane;
         for (int i = 0; i < W; i++) lane[i] = i;
         vu word{};
+        int before = -1;
 #pragma GCC unroll 16
         for (int v = 0; v < V; v++) {
-            if (v % 4 == 0) {  // 32 bits serve four entries; lowbias32 (Wellons 2018)
-                word = (lane + (uint32_t)(v * W)) * 0x9E3779B9u + (uint32_t)key;
+            // 32 bits serve the units u, u + 16, u + 32, u + 48; lowbias32 (Wellons 2018).
+            int unit = v * W, first = unit / 64 * 64 + unit % 16;
+            if (first != before) {
+                word = (lane + (uint32_t)first) * 0x9E3779B9u + (uint32_t)key;
                 word = (word ^ (word >> 16)) * 0x21F0AAADu ^ (uint32_t)(key >> 32);
                 word = (word ^ (word >> 15)) * 0x735A2D97u;
                 word ^= word >> 15;
+                before = first;
             }
-            vi kept = (vi)((word >> (8 * (v % 4))) & 255u) >= dropped;
+            vi kept = (vi)((word >> (8 * (unit / 16 % 4))) & 255u) >= dropped;
             out[v] = (vf)(kept & (vi)(1.0f - vf{}));
         }
     }
@@ -154,10 +167,14 @@ static void product(int m, int k, const float* a, long row, long column, const f
         product_panel<1, ADD>(m, k, a, row, column, b + j, COLUMNS, c + j, COLUMNS);
 }
 
-// C (m × COLUMNS) = A (m × INNER) B.
+// C (m × COLUMNS) = A (m × INNER) B, so many of INNER at a time that B's panel stays in a cache.
 template <int INNER, int COLUMNS>
 static inline void times(int m, const float* a, const float* b, float* c) {
-    product<false, COLUMNS>(m, INNER, a, INNER, 1, b, c);
+    constexpr int most = 128;
+    product<false, COLUMNS>(m, INNER < most ? INNER : most, a, INNER, 1, b, c);
+    for (int p = most; p < INNER; p += most)
+        product<true, COLUMNS>(m, INNER - p < most ? INNER - p : most, a + p, INNER, 1,
+                               b + p * COLUMNS, c);
 }
 
 // C (INNER × COLUMNS) += Aᵀ B, A (m × INNER) and B (m × COLUMNS).

@@ -11,10 +11,12 @@ struct Shape {
     long length() const { return days - lookback + 1; }
 };
 
-// Matrices as a product needs them on its right: forward [in, out], backward [out, in].
+// The packed matrices, in the order of native.py's MATRICES: as a product needs them on its right,
+// [in, out] forward and [out, in] backward.
+template <class Float>
 struct Matrices {
-    const float *recurrent, *skip_gate, *input, *hidden, *gate;
-    explicit Matrices(const float* p)
+    Float *recurrent, *skip_gate, *input, *hidden, *gate;
+    explicit Matrices(Float* p)
         : recurrent(p),
           skip_gate(p + 4 * N * N),
           input(p + 6 * N * N),
@@ -28,14 +30,14 @@ enum { SKIP_VALUE, SKIP_GATE, SKIP_SCALE, SKIP_SHIFT, HIDDEN, VALUE, GATE, SCALE
 // Some windows of a run: `stocks` stocks from `stock` on, at each of `positions` positions.
 struct Tile {
     long stocks, rows;
-    long first[TILE];   // of a window's first day in [runs, days, stocks]
-    long window[TILE];  // in [runs, length, stocks]
-    long held[TILE];    // of its stock in [runs, stocks]
+    long first[TILE];     // of a window's first day in [runs, days, stocks]
+    long window[TILE];    // in [runs, length, stocks]
+    long stock_of[TILE];  // of its stock in [runs, stocks]
     Tile(const Shape& shape, long run, long stock, long count, long position, long positions)
         : stocks(shape.stocks), rows(count * positions) {
         for (long r = 0; r < rows; r++) {
             long at = position + r / count;
-            held[r] = run * stocks + stock + r % count;
+            stock_of[r] = run * stocks + stock + r % count;
             first[r] = (run * shape.days + at) * stocks + stock + r % count;
             window[r] = (run * shape.length() + at) * stocks + stock + r % count;
         }
@@ -117,7 +119,7 @@ static inline void gated_sum_backward(int rows, const float* scale, const float*
 struct Encoder {
     Shape shape;
     const float *gates, *days, *context, *vectors;
-    Matrices forward;
+    Matrices<const float> forward;
     Dropout dropout;
     const float* vector(int which) const { return vectors + which * N; }
 
@@ -178,7 +180,7 @@ struct Encoder {
 #pragma GCC unroll 16
             for (int v = 0; v < V; v++) {
                 float* at = e.inner + r * N + v * W;
-                store(at, elu(load(at) + load(context + tile.held[r] * N + v * W)));
+                store(at, elu(load(at) + load(context + tile.stock_of[r] * N + v * W)));
             }
         times<N, N>(rows, e.inner, forward.hidden, e.hidden);
         for (int r = 0; r < rows; r++) {
@@ -280,42 +282,41 @@ void encoder_backward(int threads, long runs, long all_days, long stocks, long l
                     vectors,
                     Matrices(matrices),
                     {seed, dropped}};
-    Matrices back(transposed);
+    Matrices<const float> back(transposed);
     over_tiles(threads, encoder.shape, [&](int thread) {
         struct Scratch {
             alignas(64) float dy[TILE * N], dskip[TILE * N], dboth[TILE * 2 * N], dinner[TILE * N],
                 dlocal[TILE * N];
-            alignas(64) float dh[TILE * N], dc[TILE * N], dgate[TILE * 4 * N], dheld[TILE * N];
+            alignas(64) float dh[TILE * N], dc[TILE * N], dgate[TILE * 4 * N],
+                dcontext_rows[TILE * N];
             Enrichment e;
         };
-        constexpr long step = TILE * N;
+        constexpr long day = TILE * N;
         // h and c before the first day and after each, and each day's gates.
-        std::unique_ptr<float[]> history(new float[(2 * (lookback + 1) + 4 * lookback) * step]);
+        std::unique_ptr<float[]> history(new float[(2 * (lookback + 1) + 4 * lookback) * day]);
         return [&, thread, scratch = std::make_unique<Scratch>(),
                 history = std::move(history)](const Tile& tile) {
             Scratch& s = *scratch;
-            float *h = history.get(), *c = h + (lookback + 1) * step,
-                  *acts = c + (lookback + 1) * step;
-            float* dm = dmatrices + thread * long(MATRICES);
+            float *h = history.get(), *c = h + (lookback + 1) * day,
+                  *acts = c + (lookback + 1) * day;
+            Matrices<float> dm(dmatrices + thread * long(MATRICES));
             float* dv = dvectors + thread * long(VECTORS * N);
-            float *drecurrent = dm, *dskip_gate = dm + 4 * N * N, *dinput = dm + 6 * N * N,
-                  *dhidden = dm + 7 * N * N, *dgate = dm + 8 * N * N;
             int rows = tile.rows;
             for (long t = 0; t < lookback; t++)
-                encoder.step(tile, t, h + t * step, c + t * step, h + (t + 1) * step,
-                             c + (t + 1) * step, acts + 4 * t * step);
+                encoder.step(tile, t, h + t * day, c + t * day, h + (t + 1) * day,
+                             c + (t + 1) * day, acts + 4 * t * day);
             std::memset(s.dh, 0, sizeof s.dh);
             std::memset(s.dc, 0, sizeof s.dc);
-            std::memset(s.dheld, 0, sizeof s.dheld);
+            std::memset(s.dcontext_rows, 0, sizeof s.dcontext_rows);
             for (long t = lookback - 1; t >= 0; t--) {
                 Enrichment& e = s.e;
-                encoder.enrich(tile, t, h + (t + 1) * step, e);
+                encoder.enrich(tile, t, h + (t + 1) * day, e);
                 for (int r = 0; r < rows; r++)
                     std::memcpy(s.dy + r * N, gradient + (tile.window[r] * lookback + t) * N,
                                 N * sizeof(float));
                 gated_sum_backward(rows, encoder.vector(SCALE), s.dy, e.output, dv + SCALE * N,
                                    dv + SHIFT * N, dv + VALUE * N, dv + GATE * N, s.dskip, s.dboth);
-                add_transposed<N, 2 * N>(rows, e.hidden, s.dboth, dgate);
+                add_transposed<N, 2 * N>(rows, e.hidden, s.dboth, dm.gate);
                 times<2 * N, N>(rows, s.dboth, back.gate, s.dinner);
                 vf sums[V] = {};
                 for (int r = 0; r < rows; r++) {
@@ -330,20 +331,20 @@ void encoder_backward(int threads, long runs, long all_days, long stocks, long l
                     }
                 }
                 for (int v = 0; v < V; v++) add_to(dv + HIDDEN * N + v * W, sums[v]);
-                add_transposed<N, N>(rows, e.inner, s.dinner, dhidden);
+                add_transposed<N, N>(rows, e.inner, s.dinner, dm.hidden);
                 times<N, N>(rows, s.dinner, back.hidden, s.dlocal);
                 for (int i = 0; i < rows * N; i += W) {
                     vf d = load(s.dlocal + i) * elu_slope(load(e.inner + i));
                     store(s.dlocal + i, d);
-                    add_to(s.dheld + i, d);
+                    add_to(s.dcontext_rows + i, d);
                 }
-                add_transposed<N, N>(rows, e.local, s.dlocal, dinput);
+                add_transposed<N, N>(rows, e.local, s.dlocal, dm.input);
                 times<N, N>(rows, s.dlocal, back.input, s.dinner);
                 for (int i = 0; i < rows * N; i += W) add_to(s.dinner + i, load(s.dskip + i));
                 gated_sum_backward(rows, encoder.vector(SKIP_SCALE), s.dinner, e.skip,
                                    dv + SKIP_SCALE * N, dv + SKIP_SHIFT * N, dv + SKIP_VALUE * N,
                                    dv + SKIP_GATE * N, s.dskip, s.dboth);
-                add_transposed<N, 2 * N>(rows, e.recurrent, s.dboth, dskip_gate);
+                add_transposed<N, 2 * N>(rows, e.recurrent, s.dboth, dm.skip_gate);
                 times<2 * N, N>(rows, s.dboth, back.skip_gate, s.dinner);
                 for (int r = 0; r < rows; r++) {
                     vf mask[V] = {};
@@ -357,11 +358,11 @@ void encoder_backward(int threads, long runs, long all_days, long stocks, long l
                         vf dh = load(s.dh + r * N + v * W) + (dropped ? d * mask[v] : d);
                         vf i = load(act + v * W), f = load(act + N + v * W),
                            g = load(act + 2 * N + v * W), o = load(act + 3 * N + v * W);
-                        vf now = tanh_of(load(c + (t + 1) * step + r * N + v * W));
+                        vf now = tanh_of(load(c + (t + 1) * day + r * N + v * W));
                         vf dc = load(s.dc + r * N + v * W) + dh * o * (1.0f - now * now);
                         vf d4[4] = {dc * g * i * (1.0f - i), vf{}, dc * i * (1.0f - g * g),
                                     dh * now * o * (1.0f - o)};
-                        if (t > 0) d4[1] = dc * load(c + t * step + r * N + v * W) * f * (1.0f - f);
+                        if (t > 0) d4[1] = dc * load(c + t * day + r * N + v * W) * f * (1.0f - f);
                         store(s.dc + r * N + v * W, dc * f);
 #pragma GCC unroll 4
                         for (int k = 0; k < 4; k++) {
@@ -372,13 +373,14 @@ void encoder_backward(int threads, long runs, long all_days, long stocks, long l
                     }
                 }
                 if (t > 0) {
-                    add_transposed<N, 4 * N>(rows, h + t * step, s.dgate, drecurrent);
+                    add_transposed<N, 4 * N>(rows, h + t * day, s.dgate, dm.recurrent);
                     times<4 * N, N>(rows, s.dgate, back.recurrent, s.dh);
                 }
             }
             for (int r = 0; r < rows; r++)
                 for (int v = 0; v < V; v++)
-                    add_to(dcontext + tile.held[r] * N + v * W, load(s.dheld + r * N + v * W));
+                    add_to(dcontext + tile.stock_of[r] * N + v * W,
+                           load(s.dcontext_rows + r * N + v * W));
         };
     });
 }

@@ -1,4 +1,6 @@
 // Variable selection's networks, weighted and summed: FeatureNetworks of feature_networks.py.
+#include <memory>
+
 #include "common.h"
 
 // A feature's vectors [7, N]: what scales and shifts the input, the skip (2 each), the norm's
@@ -70,20 +72,24 @@ void mix_forward(int threads, long rows, long features, const float* x, const fl
                  const float* vectors, const float* weight, uint64_t seed, int dropped,
                  float* mixed) {
     Dropout dropout{seed, dropped};
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-    for (long first = 0; first < rows; first += TILE) {
-        int count = rows - first < TILE ? rows - first : TILE;
-        Block block;
-        for (long f = 0; f < features; f++) {
-            Vectors of(vectors + f * 7 * N);
-            network(count, x + f * rows + first, of, weight + f * 2 * N * N, dropout,
-                    f * rows + first, block);
-            for (int r = 0; r < count; r++) {
-                float share = w[f * rows + first + r];
+#pragma omp parallel num_threads(threads)
+    {
+        auto scratch = std::make_unique<Block>();
+        Block& block = *scratch;
+#pragma omp for schedule(static, 1)
+        for (long first = 0; first < rows; first += TILE) {
+            int count = rows - first < TILE ? rows - first : TILE;
+            for (long f = 0; f < features; f++) {
+                Vectors of(vectors + f * 7 * N);
+                network(count, x + f * rows + first, of, weight + f * 2 * N * N, dropout,
+                        f * rows + first, block);
+                for (int r = 0; r < count; r++) {
+                    float share = w[f * rows + first + r];
 #pragma GCC unroll 16
-                for (int v = 0; v < V; v++)
-                    add_to(mixed + (first + r) * N + v * W,
-                           share * load(of.gamma + v * W) * load(block.normed + r * N + v * W));
+                    for (int v = 0; v < V; v++)
+                        add_to(mixed + (first + r) * N + v * W,
+                               share * load(of.gamma + v * W) * load(block.normed + r * N + v * W));
+                }
             }
         }
     }
@@ -96,71 +102,80 @@ void mix_backward(int threads, long rows, long features, const float* x, const f
                   int dropped, const float* gradient, float* dx, float* dw, float* dvectors,
                   float* dweight) {
     Dropout dropout{seed, dropped};
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (long f = 0; f < features; f++) {
-        Vectors of(vectors + f * 7 * N);
+    struct Scratch {
         Block block;
         alignas(64) float dboth[TILE * 2 * N], dinner[TILE * N];
-        vf sums[7][V] = {};
-        for (long first = 0; first < rows; first += TILE) {
-            int count = rows - first < TILE ? rows - first : TILE;
-            long at = f * rows + first;
-            network(count, x + at, of, weight + f * 2 * N * N, dropout, at, block);
-            for (int r = 0; r < count; r++) {
-                // With n = normed and m = gamma * gradient, LayerNorm's derivative is
-                // w / sigma * (m - mean(m) - n mean(m n)).
-                const float* both = block.both + r * 2 * N;
-                float share = w[at + r], scalar = x[at + r];
-                vf m[V], n[V], along{}, whole{};
+    };
+#pragma omp parallel num_threads(threads)
+    {
+        auto scratch = std::make_unique<Scratch>();
+        Block& block = scratch->block;
+        float *dboth = scratch->dboth, *dinner = scratch->dinner;
+#pragma omp for schedule(dynamic)
+        for (long f = 0; f < features; f++) {
+            Vectors of(vectors + f * 7 * N);
+            for (long first = 0; first < rows; first += TILE) {
+                vf sums[7][V] = {};  // of a tile: over all rows float32 would lose digits
+                int count = rows - first < TILE ? rows - first : TILE;
+                long at = f * rows + first;
+                network(count, x + at, of, weight + f * 2 * N * N, dropout, at, block);
+                for (int r = 0; r < count; r++) {
+                    // With n = normed and m = gamma * gradient, LayerNorm's derivative is
+                    // w / sigma * (m - mean(m) - n mean(m n)).
+                    const float* both = block.both + r * 2 * N;
+                    float share = w[at + r], scalar = x[at + r];
+                    vf m[V], n[V], along{}, whole{};
 #pragma GCC unroll 16
-                for (int v = 0; v < V; v++) {
-                    vf g = load(gradient + (first + r) * N + v * W);
-                    n[v] = load(block.normed + r * N + v * W);
-                    m[v] = g * load(of.gamma + v * W);
-                    along += m[v] * n[v];
-                    whole += m[v];
-                    sums[4][v] += share * g * n[v];
-                }
-                float inner_product = total(along);
-                dw[at + r] = inner_product;
-                float mean = total(whole) / N, mean_along = inner_product / N;
-                float scale = block.inverse[r] * share;
-                vf skip{};
+                    for (int v = 0; v < V; v++) {
+                        vf g = load(gradient + (first + r) * N + v * W);
+                        n[v] = load(block.normed + r * N + v * W);
+                        m[v] = g * load(of.gamma + v * W);
+                        along += m[v] * n[v];
+                        whole += m[v];
+                        sums[4][v] += share * g * n[v];
+                    }
+                    float inner_product = total(along);
+                    dw[at + r] = inner_product;
+                    float mean = total(whole) / N, mean_along = inner_product / N;
+                    float scale = block.inverse[r] * share;
+                    vf skip{};
 #pragma GCC unroll 16
-                for (int v = 0; v < V; v++) {
-                    vf d = scale * (m[v] - mean - n[v] * mean_along);
-                    vf value = load(both + v * W), gate = load(both + N + v * W);
-                    vf dvalue = d * gate;
-                    vf dgate = dvalue * value * (1.0f - gate);
-                    store(dboth + r * 2 * N + v * W, dvalue);
-                    store(dboth + r * 2 * N + N + v * W, dgate);
-                    skip += d * load(of.v + v * W);
-                    sums[2][v] += d * scalar;
-                    sums[3][v] += d;
-                    sums[5][v] += dvalue;
-                    sums[6][v] += dgate;
+                    for (int v = 0; v < V; v++) {
+                        vf d = scale * (m[v] - mean - n[v] * mean_along);
+                        vf value = load(both + v * W), gate = load(both + N + v * W);
+                        vf dvalue = d * gate;
+                        vf dgate = dvalue * value * (1.0f - gate);
+                        store(dboth + r * 2 * N + v * W, dvalue);
+                        store(dboth + r * 2 * N + N + v * W, dgate);
+                        skip += d * load(of.v + v * W);
+                        sums[2][v] += d * scalar;
+                        sums[3][v] += d;
+                        sums[5][v] += dvalue;
+                        sums[6][v] += dgate;
+                    }
+                    dx[at + r] = total(skip);
                 }
-                dx[at + r] = total(skip);
-            }
-            add_transposed<N, 2 * N>(count, block.inner, dboth, dweight + f * 2 * N * N);
-            times<2 * N, N>(count, dboth, transposed + f * 2 * N * N, dinner);
-            for (int r = 0; r < count; r++) {
-                vf mask[V] = {}, back{};
-                if (dropout.dropped) dropout.mask(at + r, mask);
+                add_transposed<N, 2 * N>(count, block.inner, dboth, dweight + f * 2 * N * N);
+                times<2 * N, N>(count, dboth, transposed + f * 2 * N * N, dinner);
+                for (int r = 0; r < count; r++) {
+                    vf mask[V] = {}, back{};
+                    if (dropout.dropped) dropout.mask(at + r, mask);
 #pragma GCC unroll 16
-                for (int v = 0; v < V; v++) {
-                    vf d =
-                        load(dinner + r * N + v * W) * elu_slope(load(block.inner + r * N + v * W));
-                    if (dropout.dropped) d *= mask[v];
-                    back += d * load(of.u + v * W);
-                    sums[0][v] += d * x[at + r];
-                    sums[1][v] += d;
+                    for (int v = 0; v < V; v++) {
+                        vf d = load(dinner + r * N + v * W) *
+                               elu_slope(load(block.inner + r * N + v * W));
+                        if (dropout.dropped) d *= mask[v];
+                        back += d * load(of.u + v * W);
+                        sums[0][v] += d * x[at + r];
+                        sums[1][v] += d;
+                    }
+                    dx[at + r] += total(back);
                 }
-                dx[at + r] += total(back);
+                for (int k = 0; k < 7; k++)
+                    for (int v = 0; v < V; v++)
+                        add_to(dvectors + (f * 7 + k) * N + v * W, sums[k][v]);
             }
         }
-        for (int k = 0; k < 7; k++)
-            for (int v = 0; v < V; v++) add_to(dvectors + (f * 7 + k) * N + v * W, sums[k][v]);
     }
 }
 

@@ -16,6 +16,7 @@ from atft_model.data.group_links import GroupLinks
 from atft_model.data.normalizer import TimeSeriesStatistics
 from atft_model.data.panel import Panel, fit_statistics, read_panel
 from atft_model.losses.total import TrainingLoss
+from atft_model.model import native
 from atft_model.model.adaptive_norm import covering_slices
 from atft_model.model.atft import ATFT
 from atft_model.model.native import compile_kernels
@@ -228,6 +229,50 @@ def test_windows_that_are_computed_again_have_the_same_gradients(market, norm, m
         for other in found[1:]:
             torch.testing.assert_close(other[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
     assert all(gradient.abs().max() > 0 for gradient in found[2].values())
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("norm", "autocast"), [("layer_norm", False), ("layer_norm", True), ("fan_san", False)]
+)
+def test_kernels_compute_in_training_and_only_there(market, norm, autocast, monkeypatch):
+    """All of them, over several parts; without dropout they find what the plain parts do."""
+    config = dataclasses.replace(CONFIG, adaptive_norm=norm, dropout=0.25, input_skip_noise=0.0)
+    monkeypatch.setattr(atft_module, "CPU_CHUNK_WINDOWS", 60)
+    called: set[str] = set()
+    call = native.Call.__call__
+    monkeypatch.setattr(
+        native.Call,
+        "__call__",
+        lambda self, name, *rest: called.add(name) or call(self, name, *rest),
+    )
+
+    def both(rate: float) -> tuple[ATFT, ATFT]:
+        models = [make(market, dataclasses.replace(config, dropout=rate)) for _ in range(2)]
+        compile_kernels(models[1].variable_selection.networks, models[1].temporal_encoder)
+        return models[0], models[1]
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        plain_model, by_kernels = both(0.25)
+        expected = scores(plain_model, market)
+        assert torch.equal(scores(by_kernels, market).nan_to_num(), expected.nan_to_num())
+        assert not called
+        by_kernels.train()
+        first, second = scores(by_kernels, market), scores(by_kernels, market)
+        assert not torch.equal(first.nan_to_num(), second.nan_to_num())
+        plain_model, by_kernels = both(0.0)
+        pairs = gradients(by_kernels.train(), market), gradients(plain_model.train(), market)
+        assert called == set(native.KERNELS) - {"dropout_masks"}
+        torch.testing.assert_close(
+            scores(by_kernels, market), scores(plain_model, market), equal_nan=True,
+            rtol=1e-5, atol=0.05 if autocast else 1e-5,
+        )  # fmt: skip
+    largest = max(float(gradient.abs().max()) for gradient in pairs[1].values())
+    for name, gradient in pairs[1].items():
+        error = float((pairs[0][name] - gradient).abs().max())
+        assert error <= (0.1 if autocast else 1e-4) * max(float(gradient.abs().max()), largest), (
+            name
+        )
 
 
 @pytest.mark.parametrize("length", [2, 5, 8])

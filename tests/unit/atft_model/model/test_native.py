@@ -1,17 +1,29 @@
 """The kernels against the same slow references as what they replace, dropout included."""
 
+import copy
+import pickle
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from compiler import needs_compiler
 from torch import Tensor, nn
 
-from atft_model.config import TrainingConfig, resolve
+from atft_model.config import RunConfig, resolve
 from atft_model.errors import InputError
 from atft_model.model import native
 from atft_model.model.dropout import STEPS
 from atft_model.model.feature_networks import FeatureNetworks
-from atft_model.model.native import Call, compile_kernels, kernels
+from atft_model.model.native import (
+    Call,
+    NativeEnrichment,
+    NativeMix,
+    check_kernels,
+    compile_kernels,
+    kernels,
+)
 from atft_model.model.temporal import TemporalEncoder
 from atft_model.run import check_compile, train
 from atft_model.training.reporter import Reporter
@@ -19,8 +31,8 @@ from tests.references.agreement import assert_agree
 
 pytestmark = needs_compiler
 FEATURES, HEADS, CONTEXT = 7, 4, 6
-SIZES = [16, 12, 64]
-"""One vector a row; narrow vectors; several vectors a row, and several panels of a product."""
+SIZES = [16, 20, 128]
+"""One vector a row; narrow vectors; many, with several panels and several cuts of a product."""
 SEED = 11
 
 
@@ -32,7 +44,7 @@ def size(request) -> int:
 def masks(size: int, rows: int, dropped: int, seed: int = SEED) -> Tensor:
     """[rows, size]: 1 where kept."""
     found = torch.empty(rows, size)
-    Call(kernels(size), (rows,), seed, dropped)("dropout_masks", (), (found,))
+    Call(size, (rows,), seed, dropped)("dropout_masks", (), (found,))
     return found
 
 
@@ -58,7 +70,7 @@ def networks_of(size: int, dropout: float) -> FeatureNetworks:
     torch.manual_seed(1)
     networks = FeatureNetworks(FEATURES, size, dropout)
     randomised(networks, 0.2)
-    networks.mixed_by = native.NativeMix(kernels(size))
+    networks.mixed_by = NativeMix(size)
     return networks
 
 
@@ -87,6 +99,19 @@ def test_the_mix_equals_a_loop_over_features(seeded, size, rows, dropout):
     networks = networks_of(size, dropout)
     x = torch.randn(rows, FEATURES, requires_grad=True)
     shares = torch.softmax(torch.randn(rows, FEATURES), -1).requires_grad_()
+    leaves = {"x": x, "shares": shares, **dict(networks.named_parameters())}
+    assert_agree(networks.mix(x, shares), mixed_by_loop(networks, x, shares), leaves)
+
+
+@pytest.mark.parametrize("by", [1e-3, 300.0])
+def test_gates_that_are_shut_and_units_that_barely_move_are_exact(seeded, by):
+    """Where an exponential overflows, or loses all digits beside 1."""
+    networks = networks_of(16, 0.0)
+    with torch.no_grad():
+        for parameter in (networks.input_weight, networks.input_bias, networks.gate_weight):
+            parameter.mul_(by)
+    x = torch.randn(60, FEATURES, requires_grad=True)
+    shares = torch.softmax(torch.randn(60, FEATURES), -1).requires_grad_()
     leaves = {"x": x, "shares": shares, **dict(networks.named_parameters())}
     assert_agree(networks.mix(x, shares), mixed_by_loop(networks, x, shares), leaves)
 
@@ -123,7 +148,7 @@ def test_the_encoder_equals_one_window_after_the_other(
     encoder = encoder_of(size, dropout)
     days = torch.randn(runs, length + lookback - 1, stocks, size, requires_grad=True)
     context = torch.randn(runs, stocks, CONTEXT, requires_grad=True)
-    ours = native.NativeEnrichment(kernels(size))(encoder, days, context, lookback)
+    ours = NativeEnrichment(size)(encoder, days, context, lookback)
 
     windows, dropped = runs * length * stocks, encoder.lstm_skip.dropout.dropped
     slow = encoder_of(size, dropout).double()
@@ -149,7 +174,7 @@ def passes(size: int) -> list[Tensor]:
     x, shares = torch.randn(300, FEATURES), torch.rand(300, FEATURES)
     days, context = torch.randn(2, 12, 25, size), torch.randn(2, 25, CONTEXT)
     mixed = networks.mix(x, shares)
-    enriched = native.NativeEnrichment(kernels(size))(encoder, days, context, 5)
+    enriched = NativeEnrichment(size)(encoder, days, context, 5)
     (mixed.square().sum() + enriched.square().sum()).backward()
     parameters = [*networks.parameters(), *encoder.parameters()]
     return [mixed, enriched, *(p.grad for p in parameters if p.grad is not None)]
@@ -184,10 +209,22 @@ def test_dropout_zeroes_its_share_of_every_row_and_unit_and_no_pattern_is_seen(s
     assert ((other - 0.75) / 0.1875**0.5 * centred).mean().abs() < 5 * (rows * size) ** -0.5
 
 
+def test_masks_do_not_hang_on_the_width_of_vectors():
+    """The units of 20, in vectors of 4, have the masks that they have among 128, in widest ones."""
+    assert torch.equal(masks(20, 50, 64), masks(128, 50, 64)[:, :20])
+
+
 def test_a_step_drops_anew():
-    networks = networks_of(16, 0.25)
+    networks, encoder = networks_of(16, 0.25), encoder_of(16, 0.25)
     x, shares = torch.randn(9, FEATURES), torch.rand(9, FEATURES)
     assert not torch.equal(networks.mix(x, shares), networks.mix(x, shares))
+    enrich, inputs = NativeEnrichment(16), (torch.randn(1, 6, 9, 16), torch.randn(1, 9, CONTEXT), 4)
+    assert not torch.equal(enrich(encoder, *inputs), enrich(encoder, *inputs))
+    encoder.eval()  # a part that is frozen inside a model in training
+    assert torch.equal(enrich(encoder, *inputs), enrich(encoder, *inputs))
+    encoder.train().lstm_skip.dropout.dropped = 0
+    with pytest.raises(ValueError, match="one rate of dropout, and the encoder has two"):
+        enrich(encoder, *inputs)
 
 
 def test_a_number_that_is_none_stays_visible():
@@ -196,7 +233,7 @@ def test_a_number_that_is_none_stays_visible():
     x[50, 3], days[0, 2, 7, 1] = torch.nan, torch.nan
     mixed = networks.mix(x, torch.rand(100, FEATURES))
     assert torch.isnan(mixed).any(-1).nonzero().flatten().tolist() == [50]
-    enrich = native.NativeEnrichment(kernels(16))
+    enrich = NativeEnrichment(16)
     enriched = enrich(encoder, days, torch.randn(1, 20, CONTEXT), 4).view(3, 20, 4, 16)
     bad = torch.isnan(enriched).all(-1)
     expected = torch.zeros(3, 20, 4, dtype=torch.bool)
@@ -209,71 +246,98 @@ def test_a_number_that_is_none_stays_visible():
     assert torch.isnan(encoder.lstm.weight_hh_l0.grad).any()
 
 
-def test_out_of_training_the_plain_parts_compute():
-    networks, encoder = networks_of(16, 0.0).eval(), encoder_of(16, 0.0)
-    x, shares = torch.randn(9, FEATURES), torch.rand(9, FEATURES)
-    with_kernels = networks.mix(x, shares)
-    assert torch.equal(with_kernels, FeatureNetworks.mix(plain_copy(networks), x, shares))
-    assert compile_kernels(networks, encoder) >= 0
-    assert isinstance(encoder.enriched_by, native.NativeEnrichment)
+def test_compiled_parts_are_copied_and_stored_like_others():
+    networks, encoder = networks_of(16, 0.25), encoder_of(16, 0.25)
+    assert compile_kernels(networks, encoder) == kernels(16).seconds > 0
+    assert isinstance(encoder.enriched_by, NativeEnrichment)
     assert not list(encoder.enriched_by.parameters())
+    for copied in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        assert copied.enriched_by.size == 16
+        assert copied.state_dict().keys() == encoder_of(16, 0.25).state_dict().keys()
+    assert copy.deepcopy(networks).mixed_by == networks.mixed_by == NativeMix(16)
 
 
-def plain_copy(networks: FeatureNetworks) -> FeatureNetworks:
-    copy = FeatureNetworks(FEATURES, networks.size, 0.0).eval()
-    copy.load_state_dict(networks.state_dict())
-    return copy
-
-
-def test_numbers_of_another_type_are_not_read_as_float32():
-    call = Call(kernels(16), (3,), SEED, 0)
-    for wrong in (torch.empty(3, 16, dtype=torch.float64), torch.empty(16, 3).t()):
-        with pytest.raises(ValueError, match="dropout_masks: takes contiguous float32"):
+def test_only_numbers_that_a_kernel_takes_reach_it():
+    call = Call(16, (3,), SEED, 0)
+    for wrong in (
+        torch.empty(3, 16, dtype=torch.float64), torch.empty(16, 3).t(),
+        torch.empty(3, 16, device="meta"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="dropout_masks: takes contiguous float32 on the CPU"):
             call("dropout_masks", (), (wrong,))
 
 
-def compiled(**model: int) -> None:
-    config = resolve("quick", [("test", {"model": model})]).model
-    size = config.hidden_size
-    compile_kernels(
-        FeatureNetworks(FEATURES, size, 0.1),
-        TemporalEncoder(size, config.heads, config.lstm_layers, CONTEXT, 0.1),
-    )
+@pytest.mark.parametrize(
+    ("days", "context", "lookback"),
+    [((1, 6, 9, 20), (1, 9, CONTEXT), 4), ((1, 6, 9, 16), (2, 9, CONTEXT), 4),
+     ((1, 6, 9, 16), (1, 8, CONTEXT), 4), ((1, 6, 9, 16), (1, 9, CONTEXT + 1), 4),
+     ((1, 6, 9, 16), (1, 9, CONTEXT), 7), ((1, 6, 0, 16), (1, 0, CONTEXT), 4)],
+)  # fmt: skip
+def test_inputs_of_another_shape_do_not_reach_the_encoder(days, context, lookback):
+    with pytest.raises(ValueError, match="kernels for hidden size 16, windows of"):
+        NativeEnrichment(16)(encoder_of(16, 0.0), torch.zeros(days), torch.zeros(context), lookback)
 
 
-def test_what_the_kernels_do_not_compute_is_refused(monkeypatch, tmp_path):
+def test_every_kernel_has_the_threads_that_torch_has(monkeypatch):
+    given, threads = [], torch.get_num_threads()
+    library = SimpleNamespace(dropout_masks=lambda threads, *_: given.append(threads))
+    monkeypatch.setattr(native, "kernels", lambda size: SimpleNamespace(library=library))
+    try:
+        for number in (2, 1):
+            torch.set_num_threads(number)
+            masks(16, 3, 0)
+    finally:
+        torch.set_num_threads(threads)
+    assert given == [2, 1]
+
+
+def compiled(**settings: object) -> RunConfig:
+    return resolve(
+        "quick",
+        [("test", {"model": settings, "training": {"compile": True, "device": "cpu"}})],
+    )  # fmt: skip
+
+
+def test_what_the_kernels_do_not_compute_is_refused():
     with pytest.raises(InputError, match=r"hidden_size is 18: its kernels need a multiple of 4"):
-        compiled(hidden_size=18, heads=2)
-    with pytest.raises(InputError, match=r"lstm_layers is 2: its kernels have one"):
-        compiled(lstm_layers=2)
+        check_kernels(compiled(hidden_size=18, heads=2).model)
+    with pytest.raises(InputError, match=r"lstm_layers is 2: its kernels need 1"):
+        check_kernels(compiled(lstm_layers=2).model)
     with pytest.raises(InputError, match="device is cuda, and only a CPU's passes are compiled"):
-        check_compile(TrainingConfig(compile=True), torch.device("cuda"))
-    check_compile(TrainingConfig(), torch.device("cuda"))
-    # Once a process, so of a size that no other test has compiled.
-    monkeypatch.setenv("CXX", "false")
-    with pytest.raises(InputError, match=r"(?s)false .*encoder\.cpp.* failed:.*another compiler"):
-        compiled(hidden_size=20, heads=2)
+        check_compile(compiled(), torch.device("cuda"))
+    check_compile(resolve("quick"), torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("#!/bin/sh\necho no such flag >&2; exit 3\n",
+         r"(?s)encoder\.cpp.* failed \(3\):\nno such flag.*another compiler in CXX"),
+        ("no program\n", r"(?s) failed \(.*Exec format error"),
+        ("#!/bin/sh\nfor last; do :; done\necho no library > $last\n",
+         r"compiler one two compiled cannot be loaded .*; use g\+\+ \(CXX\), point TMPDIR"),
+    ],
+)  # fmt: skip
+def test_a_compiler_that_fails_is_told_with_its_words(monkeypatch, tmp_path, lines, said):
     broken = tmp_path / "compiler"
-    broken.write_text("#!/bin/sh\nfor last; do :; done\necho no library > $last\n")
+    broken.write_text(lines)
     broken.chmod(0o755)
-    monkeypatch.setenv("CXX", str(broken))
-    with pytest.raises(InputError, match=r"compiled cannot be loaded .*; use g\+\+"):
-        compiled(hidden_size=20, heads=2)
+    monkeypatch.setenv("CXX", f"{broken} one two")
+    with pytest.raises(InputError, match=said):
+        check_kernels(compiled(hidden_size=28, heads=2).model)  # compiled once a process: no other
 
 
 def test_a_run_without_a_compiler_is_refused_before_it_begins(monkeypatch, tmp_path):
     """Before its panel is looked for, which is not there."""
-    on, off = (
-        resolve("quick", [("test", {"training": {"compile": compiled, "device": "cpu"}})])
-        for compiled in (True, False)
-    )
     places = tmp_path / "panel", tmp_path / "graph", tmp_path / "run"
+    on = compiled(hidden_size=28, heads=2)
+    off = replace(on, training=replace(on.training, compile=False))
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(InputError, match=r"no C\+\+ compiler is found \(CXX names 'no-such-comp"):
+    with pytest.raises(InputError, match=r"there is no no-such-compiler \(the C\+\+ compiler that"):
         train(on, *places, Reporter())
     with pytest.raises(InputError, match="panel"):
         train(off, *places, Reporter())
     monkeypatch.delenv("CXX")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match=r"found; install one .* set training\.compile to false"):
+    with pytest.raises(InputError, match=r"no g\+\+ .*; install it .* set training\.compile to fa"):
         train(on, *places, Reporter())
