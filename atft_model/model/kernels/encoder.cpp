@@ -27,7 +27,7 @@ constexpr int MATRICES = 10 * N * N;
 
 enum { SKIP_VALUE, SKIP_GATE, SKIP_SCALE, SKIP_SHIFT, HIDDEN, VALUE, GATE, SCALE, SHIFT, VECTORS };
 
-// Some windows of a run: `stocks` stocks from `stock` on, at each of `positions` positions.
+// Some windows of a run: `count` stocks from `stock` on, at each of `positions` positions.
 struct Tile {
     long stocks, rows;
     long first[TILE];     // of a window's first day in [runs, days, stocks]
