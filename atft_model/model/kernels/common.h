@@ -133,38 +133,25 @@ static inline void product_tile(int k, const float* a, long row, long column, co
         for (int j = 0; j < PANELS; j++) store(c + i * ldc + j * W, sum[i][j]);
 }
 
-template <int PANELS, bool ADD>
-static inline void product_panel(int m, int k, const float* a, long row, long column,
-                                 const float* b, long ldb, float* c, long ldc) {
+// All m rows: ROWS at a time, what remains by one less, and so on.
+template <int ROWS, int PANELS, bool ADD>
+static inline void product_rows(int m, int k, const float* a, long row, long column, const float* b,
+                                long ldb, float* c, long ldc) {
     int i = 0;
-    for (; i + 6 <= m; i += 6)
-        product_tile<6, PANELS, ADD>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc);
-    switch (m - i) {
-        case 5:
-            product_tile<5, PANELS, ADD>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc);
-            break;
-        case 4:
-            product_tile<4, PANELS, ADD>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc);
-            break;
-        case 3:
-            product_tile<3, PANELS, ADD>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc);
-            break;
-        case 2:
-            product_tile<2, PANELS, ADD>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc);
-            break;
-        case 1:
-            product_tile<1, PANELS, ADD>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc);
-            break;
-    }
+    for (; i + ROWS <= m; i += ROWS)
+        product_tile<ROWS, PANELS, ADD>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc);
+    if constexpr (ROWS > 1)
+        product_rows<ROWS - 1, PANELS, ADD>(m - i, k, a + i * row, row, column, b, ldb, c + i * ldc,
+                                            ldc);
 }
 
 template <bool ADD, int COLUMNS>
 static void product(int m, int k, const float* a, long row, long column, const float* b, float* c) {
     int j = 0;
     for (; j + PANEL * W <= COLUMNS; j += PANEL * W)
-        product_panel<PANEL, ADD>(m, k, a, row, column, b + j, COLUMNS, c + j, COLUMNS);
+        product_rows<6, PANEL, ADD>(m, k, a, row, column, b + j, COLUMNS, c + j, COLUMNS);
     for (; j < COLUMNS; j += W)
-        product_panel<1, ADD>(m, k, a, row, column, b + j, COLUMNS, c + j, COLUMNS);
+        product_rows<6, 1, ADD>(m, k, a, row, column, b + j, COLUMNS, c + j, COLUMNS);
 }
 
 // C (m × COLUMNS) = A (m × INNER) B, so many of INNER at a time that B's panel stays in a cache.

@@ -121,6 +121,10 @@ struct Encoder {
     const float *gates, *days, *context, *vectors;
     Matrices<const float> forward;
     Dropout dropout;
+    Encoder(Shape shape, const float* gates, const float* days, const float* context,
+            const float* matrices, const float* vectors, Dropout dropout)
+        : shape(shape), gates(gates), days(days), context(context), vectors(vectors),
+          forward(matrices), dropout(dropout) {}
     const float* vector(int which) const { return vectors + which * N; }
 
     // Two rows of a dropout's counter a (window, day): before the skip's gate, before the output's.
@@ -238,13 +242,8 @@ void encoder_forward(int threads, long runs, long all_days, long stocks, long lo
                      const float* gates, const float* days, const float* context,
                      const float* matrices, const float* vectors, uint64_t seed, int dropped,
                      float* enriched) {
-    Encoder encoder{{runs, all_days, stocks, lookback},
-                    gates,
-                    days,
-                    context,
-                    vectors,
-                    Matrices(matrices),
-                    {seed, dropped}};
+    const Encoder encoder({runs, all_days, stocks, lookback}, gates, days, context, matrices,
+                          vectors, {seed, dropped});
     over_tiles(threads, encoder.shape, [&](int) {
         struct Scratch {
             alignas(64) float h[TILE * N], c[TILE * N], acts[TILE * 4 * N];
@@ -268,20 +267,15 @@ void encoder_forward(int threads, long runs, long all_days, long stocks, long lo
 }
 
 // From `gradient`, that of enriched; `transposed` are the matrices [out, in]. dgates, ddays and
-// dcontext are added to, and so are dmatrices [threads, MATRICES] and dvectors [threads, VECTORS *
-// N].
+// dcontext are added to, and so are dmatrices [threads, MATRICES] and dvectors
+// [threads, VECTORS * N].
 void encoder_backward(int threads, long runs, long all_days, long stocks, long lookback,
                       const float* gates, const float* days, const float* context,
                       const float* matrices, const float* transposed, const float* vectors,
                       uint64_t seed, int dropped, const float* gradient, float* dgates,
                       float* ddays, float* dcontext, float* dmatrices, float* dvectors) {
-    Encoder encoder{{runs, all_days, stocks, lookback},
-                    gates,
-                    days,
-                    context,
-                    vectors,
-                    Matrices(matrices),
-                    {seed, dropped}};
+    const Encoder encoder({runs, all_days, stocks, lookback}, gates, days, context, matrices,
+                          vectors, {seed, dropped});
     Matrices<const float> back(transposed);
     over_tiles(threads, encoder.shape, [&](int thread) {
         struct Scratch {
